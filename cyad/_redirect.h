@@ -1,0 +1,459 @@
+/* The C side of _redirect.pyx: trampolines, gates, and the state they read. Included by that one file only; the
+ * variables here are static, and a second includer would get a second current context.
+ *
+ * A trampoline has the calling convention of the function that it stands for and no room for a closure, so there is
+ * one C function for each slot, made by macros. It looks at its slot's gate; closed, it calls the original with the
+ * arguments as they came. What lies behind an open gate is out of line and shared.
+ */
+#ifndef CYAD_REDIRECT_H
+#define CYAD_REDIRECT_H
+
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#define NO_IMPORT_ARRAY
+#define NO_IMPORT_UFUNC
+#include <numpy/ndarraytypes.h>
+#include <numpy/ufuncobject.h>
+
+#define CYAD_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define CYAD_OUT_OF_LINE static __attribute__((noinline))
+
+#ifdef Py_GIL_DISABLED
+#define CYAD_FREE_THREADED 1
+#else
+#define CYAD_FREE_THREADED 0
+#endif
+
+typedef PyObject *(*cyad_handler)(PyObject *callee, PyObject *const *args, size_t nargsf, PyObject *kwnames);
+
+enum { CYAD_CLOSED, CYAD_CONTEXT, CYAD_TYPES };
+
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * The current context
+ */
+
+/* The default TLS model of a shared object calls __tls_get_addr on every access. glibc keeps room for a few words of
+ * initial-exec storage in objects loaded late; musl does not. */
+#ifdef __GLIBC__
+static __thread PyObject *cyad_context __attribute__((tls_model("initial-exec"))) = NULL;
+#else
+static __thread PyObject *cyad_context = NULL;
+#endif
+
+static inline PyObject *cyad_current(void) { return cyad_context; }
+
+static inline PyObject *cyad_swap_current(PyObject *context)
+{
+    PyObject *old = cyad_context;
+    cyad_context = context;
+    return old;
+}
+
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * Gates
+ */
+
+#define CYAD_MAX_TYPES 8
+
+/* Extension types are static objects, so those of one extension lie close together: a range test answers for nearly
+ * every other type with one subtraction, whatever the number of types. Nothing has the type at address 1. */
+static PyTypeObject *cyad_types[CYAD_MAX_TYPES];
+static int cyad_n_types = 0;
+static uintptr_t cyad_types_low = 1, cyad_types_span = 0;
+
+static void cyad_set_types(PyTypeObject **types, int n)
+{
+    uintptr_t low = n ? UINTPTR_MAX : 1, high = n ? 0 : 1;
+    for (int i = 0; i < n; i++) {
+        uintptr_t t = (uintptr_t)types[i];
+        cyad_types[i] = types[i];
+        low = t < low ? t : low;
+        high = t > high ? t : high;
+    }
+    cyad_n_types = n;
+    cyad_types_low = low;
+    cyad_types_span = high - low;
+}
+
+CYAD_OUT_OF_LINE int cyad_is_listed(PyTypeObject *type)
+{
+    for (int i = 0; i < cyad_n_types; i++)
+        if (cyad_types[i] == type)
+            return 1;
+    return 0;
+}
+
+static inline int cyad_is_tracked(PyObject *x)
+{
+    return CYAD_UNLIKELY((uintptr_t)Py_TYPE(x) - cyad_types_low <= cyad_types_span) && cyad_is_listed(Py_TYPE(x));
+}
+
+static inline int cyad_any_tracked(PyObject *const *args, Py_ssize_t n)
+{
+    for (Py_ssize_t i = 0; i < n; i++)
+        if (cyad_is_tracked(args[i]))
+            return 1;
+    return 0;
+}
+
+static inline int cyad_any_value_tracked(PyObject *dict)
+{
+    PyObject *key, *value;
+    Py_ssize_t pos = 0;
+    while (dict && PyDict_Next(dict, &pos, &key, &value))
+        if (cyad_is_tracked(value))
+            return 1;
+    return 0;
+}
+
+static inline Py_ssize_t cyad_length(PyObject *kwnames) { return kwnames ? PyTuple_GET_SIZE(kwnames) : 0; }
+
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * Slots: one for each redirected function
+ */
+
+enum {
+    CYAD_NOARGS, CYAD_O, CYAD_FASTCALL, CYAD_FASTCALL_KEYWORDS, CYAD_VARARGS, CYAD_VARARGS_KEYWORDS,
+    CYAD_N_CONVENTIONS
+};
+#define CYAD_N_SLOTS 64 /* for each convention; the macro CYAD_64 must agree */
+
+/* A slot belongs to its function for ever, also while the function is not redirected: `original` is made from `copy`
+ * and may be held by anybody, and a caller may have fetched the trampoline just before it was taken out. */
+typedef struct {
+    PyMethodDef copy;      /* with the original C function */
+    PyMethodDef *live;     /* what the interpreter reads; NULL while the slot is free */
+    PyObject *function;    /* keeps `live` alive */
+    PyObject *original;    /* calls the original whatever the gate says */
+    PyObject *handler;     /* a Python callable, or NULL where `native` is set */
+    cyad_handler native;
+    int gate, is_method;
+} cyad_slot;
+
+static cyad_slot cyad_slots[CYAD_N_CONVENTIONS][CYAD_N_SLOTS];
+
+/* Calls handler(original, self if a method, *args, **kwargs). */
+CYAD_OUT_OF_LINE PyObject *cyad_handle(PyObject *original, PyObject *handler, cyad_handler native, PyObject *self,
+                                       PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (native && !self)
+        return native(original, args, (size_t)nargs, kwnames ? kwnames : Py_None);
+
+    PyObject *small[10], **stack = small, *result;
+    Py_ssize_t n = nargs + cyad_length(kwnames), lead = self ? 2 : 1;
+    if (n + 2 > 10) {
+        stack = (PyObject **)PyMem_Malloc((size_t)(n + 2) * sizeof(PyObject *));
+        if (!stack)
+            return PyErr_NoMemory();
+    }
+    stack[0] = original;
+    stack[1] = self; /* overwritten by the next line where there is none */
+    if (n)
+        memcpy(stack + lead, args, (size_t)n * sizeof(PyObject *));
+    if (native) {
+        result = native(original, stack + 1, (size_t)(nargs + 1), kwnames ? kwnames : Py_None);
+    }
+    else {
+        Py_INCREF(handler); /* it may be taken out while it runs */
+        result = PyObject_Vectorcall(handler, stack, (size_t)(nargs + lead), kwnames);
+        Py_DECREF(handler);
+    }
+    if (stack != small)
+        PyMem_Free(stack);
+    return result;
+}
+
+CYAD_OUT_OF_LINE PyObject *cyad_open(cyad_slot *s, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                     PyObject *kwnames)
+{
+    return cyad_handle(s->original, s->handler, s->native, s->is_method ? self : NULL, args, nargs, kwnames);
+}
+
+/* The same for a keyword dictionary. The values are held, because the dictionary may belong to somebody else. */
+CYAD_OUT_OF_LINE PyObject *cyad_open_dict(cyad_slot *s, PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    Py_ssize_t nargs = PyTuple_GET_SIZE(args), nkw = kwargs ? PyDict_GET_SIZE(kwargs) : 0, pos = 0;
+    if (!nkw)
+        return cyad_open(s, self, ((PyTupleObject *)args)->ob_item, nargs, NULL);
+
+    PyObject *key, *value, *result = NULL, *flat = PyTuple_New(nargs + nkw), *kwnames = PyTuple_New(nkw);
+    if (!flat || !kwnames)
+        goto done;
+    for (Py_ssize_t i = 0; i < nargs; i++)
+        PyTuple_SET_ITEM(flat, i, Py_NewRef(PyTuple_GET_ITEM(args, i)));
+    for (Py_ssize_t i = 0; PyDict_Next(kwargs, &pos, &key, &value); i++) {
+        if (!PyUnicode_Check(key)) {
+            PyErr_SetString(PyExc_TypeError, "keywords must be strings");
+            goto done;
+        }
+        PyTuple_SET_ITEM(kwnames, i, Py_NewRef(key));
+        PyTuple_SET_ITEM(flat, nargs + i, Py_NewRef(value));
+    }
+    result = cyad_open(s, self, ((PyTupleObject *)flat)->ob_item, nargs, kwnames);
+done:
+    Py_XDECREF(flat);
+    Py_XDECREF(kwnames);
+    return result;
+}
+
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * Trampolines
+ */
+
+typedef PyObject *(*cyad_fast)(PyObject *, PyObject *const *, Py_ssize_t);
+typedef PyObject *(*cyad_fast_keywords)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+#define CYAD_ORIGINAL(s, type) ((type)(void (*)(void))(s)->copy.ml_meth)
+
+/* `scan` is evaluated only where the gate looks at types. */
+#define CYAD_IS_OPEN(s, scan) \
+    CYAD_UNLIKELY((s)->gate == CYAD_CONTEXT ? cyad_context != NULL : (s)->gate == CYAD_TYPES && (scan))
+
+static inline PyObject *cyad_noargs(cyad_slot *s, PyObject *self, PyObject *unused)
+{
+    if (CYAD_IS_OPEN(s, cyad_is_tracked(self)))
+        return cyad_open(s, self, NULL, 0, NULL);
+    return s->copy.ml_meth(self, unused);
+}
+
+static inline PyObject *cyad_o(cyad_slot *s, PyObject *self, PyObject *arg)
+{
+    if (CYAD_IS_OPEN(s, cyad_is_tracked(arg) || (self && cyad_is_tracked(self))))
+        return cyad_open(s, self, &arg, 1, NULL);
+    return s->copy.ml_meth(self, arg);
+}
+
+static inline PyObject *cyad_fastcall(cyad_slot *s, PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (CYAD_IS_OPEN(s, cyad_any_tracked(args, nargs) || (self && cyad_is_tracked(self))))
+        return cyad_open(s, self, args, nargs, NULL);
+    return CYAD_ORIGINAL(s, cyad_fast)(self, args, nargs);
+}
+
+static inline PyObject *cyad_fastcall_keywords(cyad_slot *s, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                               PyObject *kwnames)
+{
+    if (CYAD_IS_OPEN(s, cyad_any_tracked(args, nargs + cyad_length(kwnames)) || (self && cyad_is_tracked(self))))
+        return cyad_open(s, self, args, nargs, kwnames);
+    return CYAD_ORIGINAL(s, cyad_fast_keywords)(self, args, nargs, kwnames);
+}
+
+static inline int cyad_scan_varargs(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    return cyad_any_tracked(((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args))
+        || cyad_any_value_tracked(kwargs) || (self && cyad_is_tracked(self));
+}
+
+static inline PyObject *cyad_varargs(cyad_slot *s, PyObject *self, PyObject *args)
+{
+    if (CYAD_IS_OPEN(s, cyad_scan_varargs(self, args, NULL)))
+        return cyad_open(s, self, ((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args), NULL);
+    return s->copy.ml_meth(self, args);
+}
+
+static inline PyObject *cyad_varargs_keywords(cyad_slot *s, PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    if (CYAD_IS_OPEN(s, cyad_scan_varargs(self, args, kwargs)))
+        return cyad_open_dict(s, self, args, kwargs);
+    return CYAD_ORIGINAL(s, PyCFunctionWithKeywords)(self, args, kwargs);
+}
+
+/* M(i) for i = 000 ... 077, which are octal literals. */
+#define CYAD_8(M, d) M(d##0) M(d##1) M(d##2) M(d##3) M(d##4) M(d##5) M(d##6) M(d##7)
+#define CYAD_64(M) \
+    CYAD_8(M, 00) CYAD_8(M, 01) CYAD_8(M, 02) CYAD_8(M, 03) CYAD_8(M, 04) CYAD_8(M, 05) CYAD_8(M, 06) CYAD_8(M, 07)
+
+#define CYAD_DEFINE(i) \
+    static PyObject *cyad_noargs_##i(PyObject *self, PyObject *x) \
+    { return cyad_noargs(&cyad_slots[CYAD_NOARGS][i], self, x); } \
+    static PyObject *cyad_o_##i(PyObject *self, PyObject *x) \
+    { return cyad_o(&cyad_slots[CYAD_O][i], self, x); } \
+    static PyObject *cyad_fastcall_##i(PyObject *self, PyObject *const *args, Py_ssize_t n) \
+    { return cyad_fastcall(&cyad_slots[CYAD_FASTCALL][i], self, args, n); } \
+    static PyObject *cyad_fastcall_keywords_##i(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) \
+    { return cyad_fastcall_keywords(&cyad_slots[CYAD_FASTCALL_KEYWORDS][i], self, args, n, names); } \
+    static PyObject *cyad_varargs_##i(PyObject *self, PyObject *args) \
+    { return cyad_varargs(&cyad_slots[CYAD_VARARGS][i], self, args); } \
+    static PyObject *cyad_varargs_keywords_##i(PyObject *self, PyObject *args, PyObject *kwargs) \
+    { return cyad_varargs_keywords(&cyad_slots[CYAD_VARARGS_KEYWORDS][i], self, args, kwargs); }
+CYAD_64(CYAD_DEFINE)
+
+#define CYAD_LIST_NOARGS(i) cyad_noargs_##i,
+#define CYAD_LIST_O(i) cyad_o_##i,
+#define CYAD_LIST_FASTCALL(i) (PyCFunction)(void (*)(void))cyad_fastcall_##i,
+#define CYAD_LIST_FASTCALL_KEYWORDS(i) (PyCFunction)(void (*)(void))cyad_fastcall_keywords_##i,
+#define CYAD_LIST_VARARGS(i) cyad_varargs_##i,
+#define CYAD_LIST_VARARGS_KEYWORDS(i) (PyCFunction)(void (*)(void))cyad_varargs_keywords_##i,
+static const PyCFunction cyad_trampolines[CYAD_N_CONVENTIONS][CYAD_N_SLOTS] = {
+    {CYAD_64(CYAD_LIST_NOARGS)}, {CYAD_64(CYAD_LIST_O)}, {CYAD_64(CYAD_LIST_FASTCALL)},
+    {CYAD_64(CYAD_LIST_FASTCALL_KEYWORDS)}, {CYAD_64(CYAD_LIST_VARARGS)}, {CYAD_64(CYAD_LIST_VARARGS_KEYWORDS)},
+};
+
+static int cyad_convention(int flags)
+{
+    switch (flags & ~METH_COEXIST) {
+    case METH_NOARGS: return CYAD_NOARGS;
+    case METH_O: return CYAD_O;
+    case METH_FASTCALL: return CYAD_FASTCALL;
+    case METH_FASTCALL | METH_KEYWORDS: return CYAD_FASTCALL_KEYWORDS;
+    case METH_VARARGS: return CYAD_VARARGS;
+    case METH_VARARGS | METH_KEYWORDS: return CYAD_VARARGS_KEYWORDS;
+    default: return -1; /* METH_METHOD, METH_CLASS, METH_STATIC: nothing that cyad redirects has these */
+    }
+}
+
+static PyMethodDef *cyad_function_def(PyObject *f)
+{
+    return PyCFunction_CheckExact(f) ? ((PyCFunctionObject *)f)->m_ml : NULL;
+}
+
+static PyMethodDef *cyad_method_def(PyObject *f)
+{
+    return Py_IS_TYPE(f, &PyMethodDescr_Type) ? ((PyMethodDescrObject *)f)->d_method : NULL;
+}
+
+/* Whether a pointer may be stored at p. A table that was declared const lies in memory that the loader protects,
+ * where a store ends the process; the kernel, asked to put there what is there, only says no. */
+static int cyad_can_store(void *p)
+{
+    int ends[2], can = 0;
+    if (pipe(ends))
+        return 0;
+    if (write(ends[1], p, sizeof(void *)) == (ssize_t)sizeof(void *))
+        can = read(ends[0], p, sizeof(void *)) == (ssize_t)sizeof(void *);
+    close(ends[0]);
+    close(ends[1]);
+    return can;
+}
+
+/* The object that always calls the original; the slot has `copy` filled in. */
+static PyObject *cyad_make_original(cyad_slot *s)
+{
+    if (s->is_method)
+        return PyDescr_NewMethod(PyDescr_TYPE(s->function), &s->copy);
+    PyCFunctionObject *f = (PyCFunctionObject *)s->function;
+    return PyCFunction_NewEx(&s->copy, f->m_self, f->m_module);
+}
+
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * Types called: np.ndarray(shape), _array_converter(a, b)
+ */
+
+#define CYAD_N_TYPE_SLOTS 8
+
+typedef struct {
+    PyTypeObject *type;
+    vectorcallfunc previous; /* what stood in tp_vectorcall; mostly NULL, then the metatype's tp_call makes the object */
+    PyObject *original, *handler;
+    PyMethodDef def;
+    int gate;
+} cyad_type_slot;
+
+static cyad_type_slot cyad_type_slots[CYAD_N_TYPE_SLOTS];
+
+static PyObject *cyad_type_plain(cyad_type_slot *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *type = (PyObject *)s->type, *positional, *keywords = NULL, *result = NULL;
+    if (s->previous)
+        return s->previous(type, args, (size_t)nargs, kwnames);
+    positional = PyTuple_New(nargs);
+    if (!positional)
+        return NULL;
+    for (Py_ssize_t i = 0; i < nargs; i++)
+        PyTuple_SET_ITEM(positional, i, Py_NewRef(args[i]));
+    if (cyad_length(kwnames)) {
+        keywords = PyDict_New();
+        if (!keywords)
+            goto done;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++)
+            if (PyDict_SetItem(keywords, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0)
+                goto done;
+    }
+    result = Py_TYPE(type)->tp_call(type, positional, keywords);
+done:
+    Py_DECREF(positional);
+    Py_XDECREF(keywords);
+    return result;
+}
+
+static cyad_type_slot *cyad_find_type(PyObject *type)
+{
+    for (int i = 0; i < CYAD_N_TYPE_SLOTS; i++)
+        if ((PyObject *)cyad_type_slots[i].type == type)
+            return &cyad_type_slots[i];
+    return NULL;
+}
+
+static PyObject *cyad_type_call(PyObject *type, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    cyad_type_slot *s = cyad_find_type(type);
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    if (CYAD_IS_OPEN(s, cyad_any_tracked(args, nargs + cyad_length(kwnames))))
+        return cyad_handle(s->original, s->handler, NULL, NULL, args, nargs, kwnames);
+    return cyad_type_plain(s, args, nargs, kwnames);
+}
+
+static PyObject *cyad_type_original(PyObject *type, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return cyad_type_plain(cyad_find_type(type), args, nargs, kwnames);
+}
+
+static PyObject *cyad_make_type_original(cyad_type_slot *s)
+{
+    s->def.ml_name = s->type->tp_name;
+    s->def.ml_meth = (PyCFunction)(void (*)(void))cyad_type_original;
+    s->def.ml_flags = METH_FASTCALL | METH_KEYWORDS;
+    s->def.ml_doc = NULL;
+    return PyCFunction_NewEx(&s->def, (PyObject *)s->type, NULL);
+}
+
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * ufuncs
+ */
+
+/* All ufuncs share one C function, so one pointer remembers it; a ufunc with another one is refused. */
+static vectorcallfunc cyad_ufunc_original = NULL;
+static cyad_handler cyad_ufunc_handler = NULL;
+
+static PyObject *cyad_ufunc_call(PyObject *ufunc, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    Py_ssize_t n = PyVectorcall_NARGS(nargsf) + cyad_length(kwnames);
+    if (CYAD_UNLIKELY(cyad_any_tracked(args, n)) && cyad_ufunc_handler)
+        return cyad_ufunc_handler(ufunc, args, nargsf, kwnames ? kwnames : Py_None);
+    return cyad_ufunc_original(ufunc, args, nargsf, kwnames);
+}
+
+static vectorcallfunc cyad_get_ufunc(PyObject *ufunc) { return ((PyUFuncObject *)ufunc)->vectorcall; }
+static void cyad_set_ufunc(PyObject *ufunc, vectorcallfunc f) { ((PyUFuncObject *)ufunc)->vectorcall = f; }
+
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * Imports
+ */
+
+/* importlib's _find_and_load with no context. In C, so that it adds no line to the tracebacks of failing imports. */
+static PyObject *cyad_import(PyObject *find_and_load, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *old = cyad_swap_current(NULL);
+    PyObject *module = PyObject_Vectorcall(find_and_load, args, (size_t)nargs, kwnames);
+    cyad_swap_current(old);
+    return module;
+}
+
+static PyMethodDef cyad_import_def = {
+    "_find_and_load", (PyCFunction)(void (*)(void))cyad_import, METH_FASTCALL | METH_KEYWORDS, NULL};
+
+static PyObject *cyad_make_import(PyObject *find_and_load)
+{
+    return PyCFunction_NewEx(&cyad_import_def, find_and_load, NULL);
+}
+
+#endif
