@@ -175,6 +175,12 @@ CYAD_OUT_OF_LINE PyObject *cyad_open(cyad_slot *s, PyObject *self, PyObject *con
     return cyad_handle(s->original, s->handler, s->native, s->is_method ? self : NULL, args, nargs, kwnames);
 }
 
+/* The same for one argument: by value, so that the trampoline needs no stack and can jump to the original. */
+CYAD_OUT_OF_LINE PyObject *cyad_open_one(cyad_slot *s, PyObject *self, PyObject *arg)
+{
+    return cyad_open(s, self, &arg, 1, NULL);
+}
+
 /* The same for a keyword dictionary. The values are held, because the dictionary may belong to somebody else. */
 CYAD_OUT_OF_LINE PyObject *cyad_open_dict(cyad_slot *s, PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -225,7 +231,7 @@ static inline PyObject *cyad_noargs(cyad_slot *s, PyObject *self, PyObject *unus
 static inline PyObject *cyad_o(cyad_slot *s, PyObject *self, PyObject *arg)
 {
     if (CYAD_IS_OPEN(s, cyad_is_tracked(arg) || (self && cyad_is_tracked(self))))
-        return cyad_open(s, self, &arg, 1, NULL);
+        return cyad_open_one(s, self, arg);
     return s->copy.ml_meth(self, arg);
 }
 
@@ -350,7 +356,7 @@ static PyObject *cyad_make_original(cyad_slot *s)
 
 typedef struct {
     PyTypeObject *type;
-    vectorcallfunc previous; /* what stood in tp_vectorcall; mostly NULL, then the metatype's tp_call makes the object */
+    vectorcallfunc previous; /* of tp_vectorcall; mostly NULL, then the metatype's tp_call makes the object */
     PyObject *original, *handler;
     PyMethodDef def;
     int gate;

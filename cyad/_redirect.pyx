@@ -226,6 +226,8 @@ cdef cyad_slot* _slot_of(function, PyMethodDef* definition, int convention, bint
         if slot.live is definition:
             return slot
         if slot.live is NULL:
+            if not cyad_can_store(&definition.ml_meth):
+                raise RedirectError(asked + "its method table lies in memory that cannot be written on this system")
             slot.copy = definition[0]
             slot.is_method = is_method
             slot.function = <PyObject*>function
@@ -239,8 +241,6 @@ cdef cyad_slot* _slot_of(function, PyMethodDef* definition, int convention, bint
 cdef int _open_slot(cyad_slot* slot, int convention, int gate, handler, call_handler native, str asked) except -1:
     if slot.live.ml_meth != slot.copy.ml_meth:
         raise RedirectError(asked + "its method table was changed by somebody else")
-    if not cyad_can_store(&slot.live.ml_meth):
-        raise RedirectError(asked + "its method table lies in memory that cannot be written on this system")
     # The handler of before may be in use, or die and run code: it goes last. For that reason a closed slot keeps one.
     cdef PyObject* before = slot.handler
     slot.handler = Py_NewRef(handler)

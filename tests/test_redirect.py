@@ -610,8 +610,10 @@ def repr_def(name, flags=0x8):
     return MethodDef(name, address("PyObject_Repr"), flags, None)
 
 
-# Slots are never given back: the definitions made here live as long as the process.
+# Slots are never given back: what is defined here must outlive even the last garbage collection.
 FOREIGN, UNKNOWN, PAGE = repr_def(b"foreign"), repr_def(b"unknown", 0x28), mmap.mmap(-1, mmap.PAGESIZE)
+for immortal in (FOREIGN, UNKNOWN, PAGE):
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(immortal))
 
 
 def test_unknown_calling_convention_is_refused():
@@ -675,6 +677,8 @@ def test_slots_run_out_with_an_error():
         new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p] * 3
         address = ctypes.cast(ctypes.pythonapi.PyObject_Repr, ctypes.c_void_p).value
         definitions = [MethodDef(b"f", address, 8, None) for _ in range(65)]
+        for d in definitions:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(d))
         module = types.ModuleType("m")
         made = []
         try:
