@@ -1,0 +1,312 @@
+"""The elementwise table at work: rows by ufunc, values and partials of numbers, derivatives over strided memory.
+
+The loops are C (``_kernels.h``). What is here binds them: a :class:`Row` for each row of ``table.py``, and the inner
+loops of each ufunc, taken from the ufunc object itself, so that a number evaluated by cyad equals NumPy's to the last
+bit. The ufunc structure is one of the three non-public interfaces that cyad leans on, and this is its home.
+
+scipy.special is never imported: its rows are bound when the first of its ufuncs is looked up.
+"""
+import sys
+
+import numpy as np
+
+from . import expressions, table
+
+cimport numpy as cnp
+from libc.math cimport pow
+from numpy cimport NPY_DOUBLE, NPY_FLOAT, npy_intp
+
+cnp.import_array()
+cnp.import_umath()
+
+
+cdef extern from "_kernels.h" nogil:
+    ctypedef struct cyad_program:
+        unsigned char kind, reads
+    ctypedef struct cyad_ufunc:
+        void *run
+        void *data
+    const cyad_program cyad_programs[][2]
+    const char *cyad_functions[]
+    int CYAD_FUNCTION_COUNT
+    cyad_ufunc cyad_primal[][2]
+    cyad_ufunc cyad_function[][2]
+    void cyad_choose_loops()
+    double cyad_evaluate(int op, double x, double y)
+    double cyad_evaluate_float(int op, double x, double y)
+    int cyad_evaluate_array(int op, int f32, npy_intp n, char *x, npy_intp sx, char *y, npy_intp sy,
+                            char *out, npy_intp so)
+    int cyad_accumulate(const cyad_program *program, int strong, int f32, int ndim, const npy_intp *shape,
+                        char *x, const npy_intp *xs, char *y, const npy_intp *ys, char *o, const npy_intp *os,
+                        char *seed, const npy_intp *ss, npy_intp seed_lane,
+                        char *target, const npy_intp *ts, npy_intp target_lane, npy_intp lanes, int assign)
+    int cyad_copy_add(int f32, int ndim, const npy_intp *shape, char *source, const npy_intp *ss, npy_intp source_lane,
+                      char *target, const npy_intp *ts, npy_intp target_lane, npy_intp lanes, double scale, int assign)
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+cdef class Row:
+    """One row of the elementwise table.
+
+    ``partials``: a callable ``f(x, y, o)`` for each operand, over whatever NumPy dispatches on; None where the operand
+    has no derivative, and ``refusal`` then says why. ``reads``, ``inert``: see the attributes in ``_kernels.pxd``.
+    ``scalar``: `evaluate` works. ``ufunc`` is None until a scipy row is bound. ``outputs`` are the rows that the outputs
+    of a ufunc follow: the row itself, or several (divmod, modf, frexp).
+    """
+
+    def __repr__(self):
+        return f"<row {self.name}: {', '.join(str(p) for p in table.BY_NAME[self.name].partials)}>"
+
+
+cdef dict _rows = {}
+cdef dict _of_ufunc = {}
+rows_by_name = _rows
+row_of_ufunc = _of_ufunc
+
+
+cdef Row _make(int op, rule):
+    cdef Row row = Row.__new__(Row)
+    cdef int k
+    row.op, row.name, row.domain, row.note = op, rule.name, rule.domain, rule.note
+    row.nin, row.nout, row.outputs = len(rule.partials), 1, (row,)
+    row.strong = rule.flags & table.STRONG
+    row.holomorphic = rule.flags & table.HOLOMORPHIC
+    row.anti = rule.flags & table.ANTI
+    row.zero = all(text == "0" for text in rule.partials)
+    row.refusal = rule.note if None in rule.partials else None
+    row.partials = tuple(text and expressions.python_function(text, f"d_{rule.name}_d{'xy'[k]}")
+                         for k, text in enumerate(rule.partials))
+    for k, text in enumerate(rule.partials):
+        if text is not None:
+            row.reads |= expressions.reads(expressions.parse(text)) << 3 * k
+            row.inert |= (text == "0") << k
+    return row
+
+
+cdef bint _loops_of(object ufunc, cyad_ufunc *loops) except -1:
+    """Takes the loops of `ufunc` for doubles and floats; whether there is one for doubles alone."""
+    cdef cnp.ufunc u = ufunc
+    cdef int i, j, f32, kind
+    for f32 in range(2):
+        kind = NPY_FLOAT if f32 else NPY_DOUBLE
+        for i in range(u.ntypes):
+            for j in range(u.nargs):
+                if u.types[i * u.nargs + j] != kind:
+                    break
+            else:    # of several loops of a type, NumPy takes the first
+                loops[f32].run = <void *>u.functions[i]
+                loops[f32].data = <void *>u.data[i]
+                break
+    return loops[0].run != NULL
+
+
+cdef int _bind(Row row, object ufunc) except -1:
+    row.ufunc = ufunc
+    row.nout = ufunc.nout
+    if ufunc.nin == row.nin and ufunc.nout == 1:
+        row.scalar = _loops_of(ufunc, cyad_primal[row.op])
+    _of_ufunc[ufunc] = row
+    return 0
+
+
+cdef int _bind_functions(object module) except -1:
+    """Gives the block programs the functions that `module` has (np.i0 is no ufunc; scipy's is)."""
+    cdef int i
+    for i in range(CYAD_FUNCTION_COUNT):
+        if cyad_function[i][0].run == NULL:
+            ufunc = _ufunc_named(module, cyad_functions[i].decode())
+            if ufunc is not None:
+                _loops_of(ufunc, cyad_function[i])
+    return 0
+
+
+def _ufunc_named(module, name):
+    """scipy hides one ufunc, _zeta, behind a Python function."""
+    for spelling in (name, "_" + name):
+        ufunc = getattr(module, spelling, None)
+        if isinstance(ufunc, np.ufunc):
+            return ufunc
+    return None
+
+
+cdef int _build() except -1:
+    cdef Row row
+    for op, rule in enumerate(table.RULES):
+        row = _rows[rule.name] = _make(op, rule)
+        if rule.name not in table.SPECIAL_NAMES:
+            _bind(row, getattr(np, rule.name))
+    for name, outputs in table.OUTPUTS.items():
+        ufunc = getattr(np, name)
+        row = _rows.get(name)
+        if row is None:
+            row = Row.__new__(Row)
+            row.op, row.name, row.ufunc = -1, name, ufunc
+            row.nin, row.nout = ufunc.nin, ufunc.nout
+            row.zero = False
+            row.partials = row.domain = ()
+            _rows[name] = _of_ufunc[ufunc] = row
+        row.outputs = tuple(_rows[output] for output in outputs)
+    _bind_functions(np)
+    cyad_choose_loops()
+    return 0
+
+
+_build()
+
+
+cdef Row lookup(object ufunc):
+    """The row of `ufunc`, or None."""
+    row = _of_ufunc.get(ufunc)
+    if row is None:
+        special = sys.modules.get("scipy.special._ufuncs")
+        if special is not None:
+            name = ufunc.__name__.removeprefix("_")
+            if name in table.SPECIAL_NAMES and _ufunc_named(special, name) is ufunc:
+                _bind_functions(special)
+                row = _rows[name]
+                _bind(row, ufunc)
+    return row
+
+
+def find(ufunc):
+    """`lookup` for Python."""
+    return lookup(ufunc)
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+cdef double evaluate(int op, double x, double y) noexcept nogil:
+    return cyad_evaluate(op, x, y)
+
+
+cdef double evaluate_f32(int op, double x, double y) noexcept nogil:
+    return cyad_evaluate_float(op, x, y)
+
+
+cdef double scalar_pow(double x, double y) noexcept nogil:
+    """``np.float64.__pow__``: libm's pow, where the ufunc has a vector version that may round otherwise."""
+    return pow(x, y)
+
+
+cdef int partials_at(int op, int need, double x, double y, double o, double *px, double *py) noexcept nogil:
+    cdef double one = 1.0
+    cdef int status = 0
+    if cyad_has_partials[op]:
+        cyad_partials(op, need, x, y, o, px, py)
+        return 0
+    if need & 1:
+        status |= cyad_accumulate(&cyad_programs[op][0], 0, 0, 0, NULL, <char *>&x, NULL, <char *>&y, NULL,
+                                  <char *>&o, NULL, <char *>&one, NULL, 0, <char *>px, NULL, 0, 1, 1)
+    if need & 2:
+        status |= cyad_accumulate(&cyad_programs[op][1], 0, 0, 0, NULL, <char *>&x, NULL, <char *>&y, NULL,
+                                  <char *>&o, NULL, <char *>&one, NULL, 0, <char *>py, NULL, 0, 1, 1)
+    return status
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------------------
+
+cdef int evaluate_array(Row row, int is_f32, npy_intp n, char *x, npy_intp sx, char *y, npy_intp sy,
+                        char *out, npy_intp so) noexcept:
+    return cyad_evaluate_array(row.op, is_f32, n, x, sx, y, sy, out, so)
+
+
+cdef int accumulate(Row row, int k, int is_f32, int ndim, const npy_intp *shape,
+                    char *x, const npy_intp *xs, char *y, const npy_intp *ys, char *o, const npy_intp *os,
+                    char *seed, const npy_intp *ss, npy_intp seed_lane,
+                    char *target, const npy_intp *ts, npy_intp target_lane,
+                    npy_intp nlanes, int assign, int strong) noexcept:
+    """``target[lane][i] (+)= seed[lane][i] * partial_k(x[i], y[i], o[i])`` over `shape`; strides in bytes.
+
+    Axes along which the target does not move are summed over (not with `assign`). x, y, o may be NULL where the
+    partial does not read them. Seed and target may be the same memory, but not overlap otherwise.
+    """
+    return cyad_accumulate(&cyad_programs[row.op][k], strong or row.strong, is_f32, ndim, shape, x, xs, y, ys, o, os,
+                           seed, ss, seed_lane, target, ts, target_lane, nlanes, assign)
+
+
+cdef int copy_add(int is_f32, int ndim, const npy_intp *shape, char *src, const npy_intp *ss, npy_intp src_lane,
+                  char *target, const npy_intp *ts, npy_intp target_lane, npy_intp nlanes,
+                  double scale, int assign) noexcept:
+    """``target[lane][i] (+)= scale * src[lane][i]``; axes along which the target does not move are summed over."""
+    return cyad_copy_add(is_f32, ndim, shape, src, ss, src_lane, target, ts, target_lane, nlanes, scale, assign)
+
+
+# ---- hooks for the tests ---------------------------------------------------------------------------------------------
+
+def scalar_value(Row row, double x, double y=0.0, *, bint f32=False):
+    """What `evaluate` gives."""
+    if not row.scalar:
+        raise ValueError(f"{row.name} has no loop for numbers")
+    return np.float32(evaluate_f32(row.op, x, y)) if f32 else evaluate(row.op, x, y)
+
+
+def scalar_partials(Row row, double x, double y, double o):
+    """What `partials_at` gives for every operand; nan for one without derivative."""
+    cdef double px = np.nan, py = np.nan
+    need = sum(1 << k for k, partial in enumerate(row.partials) if partial is not None)
+    if partials_at(row.op, need, x, y, o, &px, &py):
+        return None
+    return (px, py)[:row.nin]
+
+
+def scalar_partials2(Row row, double x, double y, double o):
+    """The second partials xx, xy, yy by C, or None where C has not got them."""
+    cdef double pxx, pxy, pyy
+    if not cyad_has_partials2[row.op]:
+        return None
+    cyad_partials2(row.op, x, y, o, &pxx, &pxy, &pyy)
+    return pxx, pxy, pyy
+
+
+def power_of_numbers(double x, double y):
+    """What `scalar_pow` gives."""
+    return scalar_pow(x, y)
+
+
+cdef _broadcast(array, shape, dtype, writeable=False):
+    if array.dtype != dtype:
+        raise TypeError(f"an operand is {array.dtype}, not {dtype}")
+    return np.lib.stride_tricks.as_strided(array, shape, np.broadcast_to(array, shape).strides, writeable=writeable)
+
+
+def accumulate_arrays(Row row, int k, x, y, o, seed, target, *, shape, lanes=None, bint assign=False,
+                      bint strong=False, scale=None):
+    """`accumulate` (or `copy_add`, if `scale` is given) on ndarrays that broadcast to `shape`.
+
+    With `lanes`, seed and target have that many in front.
+    """
+    dtype, count = target.dtype, 1 if lanes is None else lanes
+    lane_shape = tuple(shape) if lanes is None else (lanes, *shape)
+    pad = lambda a: a if lanes is None else a.reshape(a.shape[:1] + (1,) * (len(lane_shape) - a.ndim) + a.shape[1:])
+    inputs = [None if a is None else _broadcast(a, tuple(shape), dtype) for a in (x, y, o)]
+    moved = [np.broadcast_to(pad(seed), lane_shape), _broadcast(pad(target), lane_shape, dtype, True)]
+    if not all(a is None or a.flags.aligned for a in inputs + moved) or seed.dtype != dtype:
+        raise TypeError("operands must be aligned and of one dtype")
+    cdef npy_intp sizes[64]
+    cdef npy_intp strides[5][64]
+    cdef npy_intp lane[2]
+    cdef char *at[5]
+    cdef int j, d, ndim = len(shape), first
+    lane[0] = lane[1] = 0
+    for d in range(ndim):
+        sizes[d] = shape[d]
+    for j, a in enumerate([*inputs, *moved]):
+        at[j] = NULL if a is None else cnp.PyArray_BYTES(a)
+        first = 1 if j >= 3 and lanes is not None else 0
+        if first:
+            lane[j - 3] = a.strides[0]
+        for d in range(ndim):
+            strides[j][d] = 0 if a is None else a.strides[d + first]
+    if scale is not None:
+        return copy_add(dtype == np.float32, ndim, sizes, at[3], strides[3], lane[0], at[4], strides[4], lane[1],
+                        count, scale, assign)
+    return accumulate(row, k, dtype == np.float32, ndim, sizes, at[0], strides[0], at[1], strides[1],
+                      at[2], strides[2], at[3], strides[3], lane[0], at[4], strides[4], lane[1], count, assign, strong)
+
+
+def evaluate_arrays(Row row, x, y, out):
+    """`evaluate_array` on flat ndarrays; a 0-d operand has stride 0."""
+    return evaluate_array(row, out.dtype == np.float32, out.size, cnp.PyArray_BYTES(x), x.strides[0] if x.ndim else 0,
+                          NULL if y is None else cnp.PyArray_BYTES(y), y.strides[0] if y is not None and y.ndim else 0,
+                          cnp.PyArray_BYTES(out), out.strides[0])
