@@ -1,4 +1,4 @@
-"""Reductions: sum, prod, mean, var, std, max, min.
+"""Reductions: sum, prod, mean, var, std, max, min, median, trace, bincount.
 
 Conventions: max and min share equally among ties; std where the variance is zero has derivative 0, as a norm at 0.
 A NaN that wins max or min takes part like any other winner.
@@ -9,6 +9,7 @@ from cyad.rules.registry import structural
 from cyad.rules.shapes import (
     NO_VALUE,
     axes_of,
+    axis_of,
     conj,
     frozen,
     given,
@@ -16,6 +17,9 @@ from cyad.rules.shapes import (
     matched,
     no_out,
     real_dtype,
+    refuse,
+    scatter,
+    scatter_add,
     shape_of,
     spread,
     unbroadcast,
@@ -169,3 +173,258 @@ def prod_rule(a, axis=None, dtype=None, out=None, keepdims=False, initial=None, 
 def multiply_reduce_rule(array, axis=0, dtype=None, out=None, keepdims=False, initial=None, where=True):
     no_out(out, "np.multiply.reduce")
     return prod_maps(array, axis, dtype, keepdims, initial, where)
+
+
+def spread_of(a, mean, over):
+    """Deviations from the mean; masked entries do not deviate."""
+    if mean is None:
+        count = over.count()
+        mean = over.lift(over.total(a)) / (count if isinstance(count, int) else over.lift(count))
+    deviation = a - mean
+    return deviation if over.where is True else np.where(over.where, deviation, 0)
+
+
+def real_product(x, y):
+    """``Re(conj(x) y)``: how a real function of complex values varies."""
+    return (conj(x) * y).real
+
+
+def var_maps(name, function, a, axis, dtype, out, ddof, keepdims, where, mean, correction, scale):
+    """``scale`` turns the derivative of the variance into that of the result."""
+    no_out(out, name)
+    if dtype is not None:
+        refuse(name, "dtype=", "convert the argument with astype first")
+    mean = given(mean, None)
+    ddof = given(correction, ddof)
+    over = Reduction(shape_of(a), axis, keepdims, where)
+    options = over.options() if mean is None else {**over.options(), "mean": mean}
+    result = function(a, ddof=ddof, **options)
+    count = over.count()
+    freedom = count - ddof if isinstance(count, int) else (count - ddof).astype(result.dtype)
+    shape_mean = None if mean is None else shape_of(mean)
+
+    def linear(k):
+        def push(t):
+            deviation = spread_of(a, mean, over)
+            if k == 0:
+                return scale(over.total(real_product(deviation, t)) * 2 / freedom, result)
+            return scale(over.total(real_product(deviation, -t)) * 2 / freedom, result)
+
+        def pull(g):
+            deviation = spread_of(a, mean, over)
+            wide = over.lift(scale(g * 2 / freedom, result)) * deviation
+            return wide if k == 0 else unbroadcast(-wide, shape_mean)
+        return push, pull
+    return result, matched(result, linear, *((a,) if mean is None else (a, mean)))
+
+
+def unscaled(value, result):
+    return value
+
+
+def half_over_root(value, result):
+    """The derivative of a square root, 0 where the root is 0."""
+    flat = np.equal(result, 0)
+    return np.where(flat, 0, value / (2 * np.where(flat, 1, result)))
+
+
+@structural(np.var, operands=("a", "mean"), reads=("a", "mean"))
+def var_rule(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=True, mean=None, correction=None):
+    return var_maps("np.var", np.var, a, axis, dtype, out, ddof, keepdims, where, mean, correction, unscaled)
+
+
+@structural(np.std, operands=("a", "mean"), reads=("a", "mean", "out"))
+def std_rule(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=True, mean=None, correction=None):
+    return var_maps("np.std", np.std, a, axis, dtype, out, ddof, keepdims, where, mean, correction, half_over_root)
+
+
+def extremum_maps(ufunc, a, axis, out, keepdims, initial, where):
+    """Which entries win is settled when the rule runs: the maps keep an index, or a mask, and read nothing."""
+    no_out(out, f"np.{ufunc.__name__}.reduce")
+    over = Reduction(shape_of(a), axis, keepdims, where)
+    initial = given(initial, None)
+    result = ufunc.reduce(a, **started(over.options(), initial))
+    shape = over.shape
+
+    def is_winner(x):
+        best = over.lift(result)
+        wins = np.equal(x, best)
+        undefined = np.not_equal(best, best)
+        return wins | (undefined & np.not_equal(x, x)) if np.any(undefined) else wins
+
+    winners = is_winner(a)
+    if over.where is not True:
+        winners = winners & over.where
+    if axis is None and initial is None and not over.keepdims:
+        index = winners.nonzero() if shape else ()
+        if not shape or len(index[0]) == 1:
+            index = tuple(int(i[0]) for i in index)
+            return result, lambda k: ((lambda t: t[index] if shape else t), lambda g: scatter(g, shape, index))
+    ties = np.add.reduce(winners, axis=over.axis, keepdims=True)
+    initial_wins = None if initial is None else is_winner(initial)
+    if initial is not None:
+        ties = ties + initial_wins
+    share = (1 / np.reshape(ties, over.lift(result).shape if over.kept else ())).astype(real_dtype(result.dtype))
+    share_out = np.reshape(share, result.shape)
+
+    def linear(k):
+        if k == 1:
+            return initial_maps(initial, result.shape, np.reshape(share * initial_wins, result.shape))
+        return ((lambda t: np.add.reduce(np.where(winners, t, 0), axis=over.axis, keepdims=over.keepdims) * share_out),
+                (lambda g: np.where(winners, over.lift(g) * share, 0)))
+    return result, matched(result, linear, a, initial)
+
+
+@structural(np.max, np.amax, operands=("a", "initial"))
+def max_rule(a, axis=None, out=None, keepdims=False, initial=None, where=True):
+    return extremum_maps(np.maximum, a, axis, out, keepdims, initial, where)
+
+
+@structural(np.min, np.amin, operands=("a", "initial"))
+def min_rule(a, axis=None, out=None, keepdims=False, initial=None, where=True):
+    return extremum_maps(np.minimum, a, axis, out, keepdims, initial, where)
+
+
+def register_extremum(ufunc):
+    @structural((ufunc, "reduce"), operands=("array", "initial"))
+    def reduce_rule(array, axis=0, dtype=None, out=None, keepdims=False, initial=None, where=True):
+        if dtype is not None:
+            refuse(f"np.{ufunc.__name__}.reduce", "dtype=", "convert the argument with astype first")
+        return extremum_maps(ufunc, array, axis, out, keepdims, initial, where)
+
+
+for _ufunc in (np.maximum, np.minimum, np.fmax, np.fmin):
+    register_extremum(_ufunc)
+
+
+@structural((np.logaddexp, "reduce"), operands=("array",), reads=("array", "out"))
+def logaddexp_reduce_rule(array, axis=0, dtype=None, out=None, keepdims=False, initial=None, where=True):
+    no_out(out, "np.logaddexp.reduce")
+    if dtype is not None or given(initial, None) is not None:
+        refuse("np.logaddexp.reduce", "dtype= or initial=", "take it into the array instead")
+    over = Reduction(shape_of(array), axis, keepdims, where)
+    result = np.logaddexp.reduce(array, **over.options())
+
+    def weights():
+        best = over.lift(result)
+        # Infinite entries that equal the result weigh like finite ones that do.
+        raw = np.exp(np.where(np.equal(array, best), 0, array - best))
+        return raw / over.lift(over.total(raw))
+
+    return result, lambda k: ((lambda t: over.total(weights() * t)), (lambda g: over.spread(g) * weights()))
+
+
+def median_maps(name, function, a, axis, out, overwrite_input, keepdims, skip_nan):
+    """The mean of one or two entries, chosen by rank; where the result is NaN for want of a middle, so is all."""
+    no_out(out, name)
+    if overwrite_input:
+        refuse(name, "overwrite_input=True", "leave it out")
+    shape = shape_of(a)
+    over = Reduction(shape, axis, keepdims, True)
+    result = function(a, axis=axis, keepdims=over.keepdims)
+    if not shape or 0 in shape:
+        return result, lambda k: ((lambda t: over.total(t)), over.spread)
+    axes = axes_of(axis, len(shape))
+    order = (*(i for i in range(len(shape)) if i not in axes), *axes)
+    back = [order.index(i) for i in range(len(shape))]
+    rest = tuple(shape[i] for i in order[:len(shape) - len(axes)])
+    moved = tuple(shape[i] for i in order)
+    rows = np.reshape(np.transpose(a, order), (*rest, -1))
+    ranks = np.argsort(rows, axis=-1)
+    missing = np.isnan(rows)
+    if skip_nan or not np.any(missing):
+        count = np.add.reduce(~missing, axis=-1, keepdims=True)
+        positions = np.concatenate([np.maximum(count - 1, 0) // 2, count // 2], axis=-1)
+        positions = np.minimum(positions, rows.shape[-1] - 1)
+    else:
+        # A NaN anywhere is the median; it is sorted last.
+        last = np.add.reduce(~missing, axis=-1, keepdims=True)
+        count = rows.shape[-1]
+        full = last == count
+        positions = np.concatenate([np.where(full, (count - 1) // 2, count - 1),
+                                    np.where(full, count // 2, count - 1)], axis=-1)
+    chosen = np.take_along_axis(ranks, positions, axis=-1)
+    index = (*np.ogrid[tuple(slice(n) for n in (*rest, 1))][:-1], chosen)
+
+    def push(t):
+        picked = np.reshape(np.transpose(t, order), (*rest, -1))[index]
+        return np.reshape((picked[..., 0] + picked[..., 1]) / 2, result.shape)
+
+    def pull(g):
+        halves = np.broadcast_to(np.reshape(g, (*rest, 1)) / 2, (*rest, 2))
+        return scatter_add(halves, (*rest, rows_length), index).reshape(moved).transpose(back)
+
+    rows_length = rows.shape[-1]
+    return result, lambda k: (push, pull)
+
+
+@structural(np.median, operands=("a",))
+def median_rule(a, axis=None, out=None, overwrite_input=False, keepdims=False):
+    return median_maps("np.median", np.median, a, axis, out, overwrite_input, keepdims, False)
+
+
+@structural(np.nanmedian, operands=("a",))
+def nanmedian_rule(a, axis=None, out=None, overwrite_input=False, keepdims=False):
+    return median_maps("np.nanmedian", np.nanmedian, a, axis, out, overwrite_input, keepdims, True)
+
+
+@structural((np.add, "reduceat"), operands=("array",))
+def add_reduceat_rule(array, indices, axis=0, dtype=None, out=None):
+    no_out(out, "np.add.reduceat")
+    indices = np.array(indices)
+    result = np.add.reduceat(array, indices, axis=axis, dtype=dtype)
+    shape = array.shape
+    axis = axis_of(axis, len(shape))
+    # A bin that does not end after its start holds its first entry alone.
+    ends = np.append(indices[1:], shape[axis])
+    lengths = np.where(ends > indices, ends - indices, 1)
+    source = np.repeat(np.arange(len(indices)), lengths)
+    target = np.concatenate([np.arange(i, i + n) for i, n in zip(indices, lengths, strict=True)])
+    before = (slice(None),) * axis
+    target, source = (*before, target), (*before, source)
+
+    def push(t):
+        return np.add.reduceat(t, indices, axis=axis, dtype=dtype)
+
+    def pull(g):
+        return scatter_add(g[source], shape, target)
+
+    return result, matched(result, lambda k: (push, pull), array)
+
+
+@structural(np.trace, operands=("a",))
+def trace_rule(a, offset=0, axis1=0, axis2=1, dtype=None, out=None):
+    no_out(out, "np.trace")
+    result = np.trace(a, offset, axis1, axis2, dtype)
+    shape = a.shape
+    ndim = len(shape)
+    axis1, axis2 = axis_of(axis1, ndim), axis_of(axis2, ndim)
+    length = max(0, min(shape[axis1] + min(offset, 0), shape[axis2] - max(offset, 0)))
+    index = (np.arange(length) - min(offset, 0), np.arange(length) + max(offset, 0))
+    order = (axis1, axis2, *(i for i in range(ndim) if i not in (axis1, axis2)))
+    back = [order.index(i) for i in range(ndim)]
+    moved = tuple(shape[i] for i in order)
+
+    def push(t):
+        return np.trace(t, offset, axis1, axis2, dtype)
+
+    def pull(g):
+        return scatter(g, moved, index).transpose(back)
+
+    return result, matched(result, lambda k: (push, pull), a)
+
+
+@structural(np.bincount, operands=("weights",))
+def bincount_rule(x, weights=None, minlength=0):
+    if weights is None:
+        refuse("np.bincount", "no weights", "its counts carry no derivative")
+    bins = np.array(x)
+    result = np.bincount(bins, weights, minlength)
+
+    def push(t):
+        return np.bincount(bins, t, minlength)
+
+    def pull(g):
+        return g[bins]
+
+    return result, matched(result, lambda k: (push, pull), weights)

@@ -1,0 +1,408 @@
+"""Every structural rule against its own function: one table of calls, one check.
+
+No formula is restated here. Pushing is compared with central differences of the plain function, pulling with pushing
+by the inner product; then shapes, dtypes and realness; that nothing is written; that the maps read, and keep alive,
+only what the rule says; and that duck arrays pass through every map without being turned into plain arrays.
+"""
+import gc
+import importlib
+import pkgutil
+import weakref
+
+import numpy as np
+import pytest
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+import cyad.rules
+from cyad.rules import registry
+
+for module in pkgutil.iter_modules(cyad.rules.__path__):
+    if not module.name.startswith("_") and module.name != "generate":
+        importlib.import_module(f"cyad.rules.{module.name}")
+
+rng = np.random.default_rng(7)
+
+
+def real(*shape):
+    return rng.normal(size=shape)
+
+
+def cplx(*shape):
+    return real(*shape) + 1j * real(*shape)
+
+
+def f32(*shape):
+    return real(*shape).astype(np.float32)
+
+
+def spd(n, complex_=False):
+    a = cplx(n, n) if complex_ else real(n, n)
+    return a @ a.conj().T + n * np.eye(n)
+
+
+def holed(*shape):
+    a = real(*shape)
+    a.flat[::3] = 0.0
+    return a
+
+
+A, B, M, T, V, W = real(3, 4), real(4, 3), real(4, 4), real(2, 3, 4), real(4), real(4)
+MASK = rng.random((3, 4)) > 0.4
+INDEX = np.array([[2, 0], [0, -1], [2, 2]])
+KNOTS = np.array([0.0, 1.0, 2.5, 4.0])
+
+
+def call(func, *args, observe=None, label="", **kwargs):
+    """One row: the call, and what of its result is well defined where the result itself is so up to a choice only."""
+    name = func.__name__ if not isinstance(func, tuple) else f"{func[0].__name__}.{func[1]}"
+    def brief(x):
+        if isinstance(x, np.ndarray):
+            return f"{x.dtype.kind}{'x'.join(map(str, x.shape))}"
+        return str(x)[:14] if not callable(x) else "."
+    words = [name, *map(brief, args), *(f"{k}={brief(v)}" for k, v in kwargs.items()), label]
+    return pytest.param(func, args, kwargs, observe, id="-".join(w for w in words if w))
+
+
+def subspace(u, s, vh):
+    """What of singular vectors does not depend on their phases."""
+    k = s.shape[-1]
+    u1, v1 = u[..., :k], vh[..., :k, :]
+    rest = u[..., k:] @ u[..., k:].conj().swapaxes(-1, -2), vh[..., k:, :].conj().swapaxes(-1, -2) @ vh[..., k:, :]
+    pair = u1[..., :, None, :] * v1.swapaxes(-1, -2)[..., None, :, :]
+    return s, pair, np.abs(u1), np.abs(v1), *rest
+
+
+def projectors(w, v):
+    return w, v[..., :, None, :] * v.conj()[..., None, :, :]
+
+
+REDUCE = [(np.add, "reduce"), (np.multiply, "reduce"), (np.maximum, "reduce"), (np.minimum, "reduce"),
+          (np.fmax, "reduce"), (np.fmin, "reduce"), (np.logaddexp, "reduce")]
+AXES = [{}, {"axis": 0}, {"axis": -1}, {"axis": (0, 2)}, {"axis": 1, "keepdims": True}, {"keepdims": True},
+        {"axis": None}, {"axis": (-1, 0, 1)}]
+
+CASES = [
+    *(call(f, T, **axes) for f in (np.sum, np.prod, np.mean, np.var, np.std, np.max, np.min, np.median, np.nanmedian)
+      for axes in AXES),
+    *(call(f, T, **axes) for f in REDUCE for axes in AXES),
+    *(call(f, x) for f in (np.sum, np.prod, np.mean, np.max, np.min, np.median, np.nanmedian)
+      for x in (np.float64(1.5), real(), f32(5), real(1), T[:, ::-2, 1:].T)),
+    *(call(f, x) for f in (np.var, np.std) for x in (f32(5), T[:, ::-2, 1:].T)),
+    *(call(f, A, axis=0, where=MASK) for f in (np.sum, np.prod, np.mean)),
+    *(call(f, A, axis=1, where=np.array([True, False, True, True]), ddof=1) for f in (np.var, np.std)),
+    *(call(f, A, axis=0, where=MASK, initial=x) for f in (np.max, np.min) for x in (0.1, 9.0, -9.0)),
+    *(call(f, A, initial=x, axis=1) for f in (np.sum, np.prod) for x in (2.5, np.float64(0.5))),
+    *(call(f, cplx(3, 4), axis=1) for f in (np.sum, np.prod, np.mean, np.var, np.std)),
+    *(call(f, np.zeros((0, 3)), axis=0) for f in (np.sum, np.prod)),
+    *(call(f, np.zeros((0, 3))) for f in (np.sum, np.prod)),
+    *(call(f, A, dtype=np.float32) for f in (np.sum, np.prod, np.mean)),
+    *(call(f, A, dtype=complex, axis=0) for f in (np.sum, np.prod, np.mean)),
+    *(call(np.prod, holed(3, 4, 2), **axes) for axes in AXES),
+    call(np.prod, np.array([0.0, 0.0, 3.0])), call(np.prod, np.array([0.0, 2.0, 3.0])),
+    call(np.var, A, ddof=1, axis=0), call(np.std, A, correction=1, axis=0),
+    call(np.var, A, axis=0, mean=real(1, 4)), call(np.std, A, axis=1, mean=real(3, 1), keepdims=True),
+    call((np.add, "reduceat"), V, [0, 2, 1, 3]), call((np.add, "reduceat"), A, [0, 2], axis=1),
+    call(np.amax, A, 1), call(np.amin, A, 1),
+    call(np.median, real(5, 3), axis=0), call(np.median, T, axis=(0, 2), keepdims=True),
+    call(np.nanmedian, np.where(MASK, A, np.nan), axis=1), call(np.nanmedian, np.where(MASK, A, np.nan)),
+    *(call(np.trace, x, *args) for x, args in [(A, ()), (A, (1,)), (A, (-2,)), (T, (0, 0, 2)), (T, (1, -1, 1)),
+                                               (cplx(3, 3), ()), (A, (9,))]),
+    call(np.bincount, np.array([0, 2, 2, 5]), V), call(np.bincount, np.array([0, 2, 2, 5]), weights=V, minlength=9),
+
+    *(call(f, T, *axis) for f in (np.cumsum, np.cumprod) for axis in [(), (0,), (-1,), (1,)]),
+    *(call((f, "accumulate"), T, *axis) for f in (np.add, np.multiply, np.maximum, np.minimum, np.fmax, np.fmin)
+      for axis in [(), (1,), (-1,)]),
+    *(call(np.cumprod, x, axis=0) for x in (holed(4, 3), cplx(4, 3), f32(4, 3), np.zeros((3, 2)))),
+    call(np.cumsum, f32(4)), call(np.cumsum, A, axis=1, dtype=np.float32), call(np.cumsum, cplx(4)),
+    call(np.cumsum, np.zeros((0, 2)), axis=0), call(np.cumsum, np.float64(2.0)),
+
+    *(call(f, x, y) for f in (np.matmul, np.dot) for x, y in [
+        (A, B), (V, W), (A, V), (V, M), (cplx(3, 4), B), (A, cplx(4)), (cplx(4), V), (cplx(3, 4), cplx(4, 2)),
+        (f32(2, 3), f32(3, 2)), (f32(2, 3), real(3)), (A[::-1], B[:, ::-2]), (T, B), (V, real(2, 4, 3)), (T, V),
+        (np.zeros((2, 0)), np.zeros((0, 3))), (real(2, 3, 4), cplx(5, 2, 4, 3) if f is np.dot else cplx(2, 4, 3))]),
+    *(call(np.matmul, x, y) for x, y in [(real(5, 1, 3, 4), real(2, 4, 2)), (A, real(2, 4, 5)),
+                                         (real(1, 3, 4), real(5, 4, 2)), (real(2, 1, 4), V), (V, cplx(2, 3, 4, 1))]),
+    call(np.dot, np.float64(2.0), A), call(np.dot, A, 2.5), call(np.dot, 1.5, np.float64(2.5)),
+    *(call(np.inner, x, y) for x, y in [(V, W), (T, V), (T, real(5, 4)), (np.float64(2.0), A), (cplx(2, 4), V)]),
+    *(call(np.outer, x, y) for x, y in [(V, real(3)), (A, V), (cplx(2), real(3)), (f32(2), f32(3)), (1.5, V)]),
+    *(call(np.vdot, x, y) for x, y in [(V, W), (A, real(3, 4)), (cplx(4), V), (V, cplx(4)), (cplx(4), cplx(4))]),
+    *(call(np.tensordot, x, y, axes) for x, y, axes in [
+        (A, B, 1), (T, real(3, 4, 2), 2), (T, real(4, 5, 2), ([0, 2], [2, 0])), (A, B, (1, 0)), (V, W, 0),
+        (A, real(3, 4), 2), (cplx(2, 3, 4), real(4, 3), ((1, 2), (1, 0))), (T, real(4, 3, 2), ([-1, 1], [0, -2]))]),
+    *(call(np.vecdot, x, y) for x, y in [(A, V), (cplx(3, 4), cplx(4)), (T, real(3, 1)), (V, cplx(2, 4))]),
+    call(np.vecdot, A, real(3, 4), axis=0), call(np.vecdot, T, A, axis=-2, keepdims=True),
+    *(call(np.matvec, x, y) for x, y in [(A, V), (T, V), (cplx(3, 4), cplx(2, 4)), (A, real(5, 4))]),
+    *(call(np.vecmat, x, y) for x, y in [(V, B), (cplx(4), B), (cplx(2, 4), cplx(4, 3)), (V, real(2, 4, 3))]),
+    *(call(np.cross, x, y) for x, y in [(real(3), real(3)), (real(4, 3), real(3)), (cplx(3), real(2, 3)),
+                                        (cplx(3), cplx(3))]),
+    call(np.cross, real(3, 4), real(4, 3), axisa=0), call(np.cross, real(3, 4), real(3, 4), axis=0),
+    call(np.cross, real(2, 3, 4), real(3, 4), axisa=1, axisb=0, axisc=0),
+    *(call(f, x, y, mode) for f in (np.convolve, np.correlate) for mode in ("full", "same", "valid")
+      for x, y in [(real(6), real(3)), (real(3), real(6)), (real(6), real(4)), (real(4), real(6)), (real(5), real(2)),
+                   (real(2), real(5)), (cplx(5), cplx(3)), (cplx(2), real(4)), (real(4), real(4))]),
+    call(np.convolve, 2.5, real(3)), call(np.correlate, f32(4), f32(2)),
+    *(call(np.einsum, s, *xs) for s, xs in [
+        ("ij,jk->ik", (A, B)), ("ij,jk", (A, B)), ("ij->", (A,)), ("ij->j", (A,)), ("ii", (M,)), ("ii,i->i", (M, V)),
+        ("ij,ij->", (A, real(3, 4))), ("i,j->ij", (V, real(3))), ("ijk,kl->ijl", (T, B)), ("...i,i", (T, V)),
+        ("...ij,...jk->...ik", (T, B)), ("ij,k->k", (A, V)), ("iij,j->i", (real(3, 3, 2), real(2))),
+        ("ij,jk,kl->il", (A, B, A)), ("i...->...", (T,)), ("ij,ij->ij", (A, real(1, 4))), ("i,i->", (V, real(1))),
+        ("a,ab,b->", (cplx(3), A, V)), ("ij,jk->ik", (cplx(3, 4), cplx(4, 2))), ("b...,...->b", (T, real(4))),
+        ("iii->", (real(3, 3, 3),)), ("ij , jk -> k i", (A, B)), ("ba", (f32(2, 3),)), ("ij,ji->i", (f32(2, 3), f32(3, 2))),
+    ] if s != "ba"),
+    call(np.einsum, A, [0, 1], B, [1, 2], [2, 0]), call(np.einsum, A, [0, 1], B, [1, 2]),
+    call(np.einsum, T, [..., 0], V, [0], [...]), call(np.einsum, "ij,jk,kl->il", A, B, A, optimize=True),
+
+    *(call(np.concatenate, xs, **axes) for xs, axes in [
+        ([A, A], {}), ([A, real(3, 1), real(3, 2)], {"axis": 1}), ([A, V], {"axis": None}), ([V, f32(3)], {}),
+        ([V, cplx(2)], {}), ([T, T[:, :, :0]], {"axis": -1}), ((V,), {}), (T, {})]),
+    call(np.concatenate, [V, W], dtype=np.float32, casting="unsafe"),
+    *(call(np.stack, xs, **axes) for xs, axes in [
+        ([A, A], {}), ([V, W, V], {"axis": -1}), ([1.5, np.float64(2.5)], {}), ([V, cplx(4)], {"axis": 1})]),
+    call(np.roll, A, 1), call(np.roll, A, (1, -2), (0, 1)), call(np.roll, A, 2, axis=1), call(np.roll, V, -1),
+    call(np.repeat, A, 3), call(np.repeat, A, 2, axis=0), call(np.repeat, A, [1, 0, 2], 0), call(np.repeat, V, [3]),
+    call(np.repeat, A, [2, 1, 0, 1], axis=-1), call(np.repeat, 2.5, 3),
+    call(np.copy, T[:, ::2].T), call(np.copy, 2.5),
+    call(np.astype, A, np.float32), call(np.astype, f32(3), np.float64), call(np.astype, V, complex),
+    call(np.diag, V), call(np.diag, V, 1), call(np.diag, V, -2), call(np.diagflat, A, 1), call(np.diagflat, V),
+
+    *(call(np.where, c, x, y) for c, x, y in [
+        (MASK, A, 2.5), (MASK, V, A), (True, A, V), (MASK[:, :1], np.float64(1.0), real(3, 1)), (MASK, f32(3, 4), 0.0),
+        (MASK, cplx(3, 4), A), (MASK * 1.0, A, real(3, 4))]),
+    call(np.take, A, INDEX), call(np.take, A, [2, 0, 0], axis=0), call(np.take, A, INDEX, axis=1), call(np.take, A, 1),
+    call(np.take, A, -1, axis=-1), call(np.take, V, [5, -7], mode="wrap"), call(np.take, V, [5, -7], mode="clip"),
+    call(np.compress, [True, False, True], A, axis=0), call(np.compress, MASK[0], A), call(np.compress, MASK[0], V),
+    call(np.take_along_axis, A, INDEX, axis=1),
+    call(np.take_along_axis, A, np.array([[1, 1, 2, 0]]), axis=0), call(np.take_along_axis, V, np.array([3, 3]), None),
+    *(call(f, T, *kth, **axes) for f, kth in [(np.sort, ()), (np.partition, (1,))]
+      for axes in ({}, {"axis": 0}, {"axis": 1}, {"axis": None})),
+    call(np.sort, f32(5)), call(np.sort, V[::-1], stable=True), call(np.partition, V, [1, 2]),
+    call(np.unique, np.array([3.0, 1.0, 3.0, 2.0])[:3:2]), call(np.unique, A), call(np.unique, A, sorted=False),
+    call(np.choose, np.array([0, 2, 1, 0]), [V, 2.0, real(2, 4)]),
+    call(np.choose, np.array([5, -1, 1, 0]), (V, W), mode="wrap"),
+    call(np.choose, np.array([5, -1, 1, 0]), (V, W), mode="clip"),
+    *(call(np.clip, *args, **kwargs) for args, kwargs in [
+        ((A, -0.5, 0.5), {}), ((A, None, 0.2), {}), ((A, -0.2, None), {}), ((A, real(4), 0.9), {}),
+        ((A,), {"min": -0.1, "max": real(3, 1)}), ((f32(5), -0.5, 0.5), {}), ((A[0], A, 0.4), {}), ((0.3, -1.0, 1.0), {})]),
+    call(next(f for f in registry.RULES if getattr(f, "__name__", "") == "clip" and isinstance(f, np.ufunc)), A, -0.5, V),
+    call(np.nan_to_num, A), call(np.nan_to_num, cplx(3)),
+
+    *(call(np.interp, x, KNOTS, real(4), *more) for x in (real(5) * 2 + 2, np.float64(1.7), -0.3, 9.9, np.array(2.0))
+      for more in [(), (0.5, 1.5)]),
+    call(np.interp, real(3, 2) * 2 + 2, KNOTS, cplx(4)), call(np.interp, real(7) * 9, KNOTS[::-1] * 1.1, real(4), period=5.0),
+    call(np.interp, real(3), KNOTS[:1], real(1)),
+    call(np.sinc, A), call(np.sinc, np.array([0.0, 1e-3, 0.2, 0.318, 0.32, 2.5])), call(np.sinc, f32(3)),
+
+    *(call(f, x, *args, **kwargs) for f in (np.fft.fft, np.fft.ifft, np.fft.rfft, np.fft.irfft)
+      for x in (real(5), real(6), cplx(5), cplx(2, 6), f32(4)) if not (f is np.fft.rfft and x.dtype.kind == "c")
+      for args, kwargs in [((), {}), ((4,), {}), ((9,), {}), ((), {"norm": "ortho"}), ((8,), {"norm": "forward", "axis": 0})]),
+
+    *(call(np.linalg.solve, x, y) for x, y in [
+        (M, V), (M, B), (real(2, 4, 4), B), (real(2, 4, 4), V), (M, real(3, 4, 2)), (cplx(3, 3), real(3)),
+        (real(3, 3), cplx(3, 2)), (f32(2, 2), f32(2))]),
+    *(call(f, x) for f in (np.linalg.inv, np.linalg.det, np.linalg.slogdet)
+      for x in (M, real(2, 3, 3), cplx(3, 3), f32(2, 2), real(1, 1))),
+    call(np.linalg.det, np.outer(V, W), label="rank1"), call(np.linalg.det, np.diag([1.0, 2.0, 0.0]), label="rank2"),
+    call(np.linalg.det, np.diag([1.0, 2.0, 0.0]) @ np.linalg.qr(cplx(3, 3))[0] * [[1], [1], [0]], label="rank2"),
+    *(call(np.linalg.pinv, x) for x in (A, B, cplx(4, 2), real(2, 4, 3))),
+    *(call(np.linalg.lstsq, x, y) for x, y in [(real(5, 3), real(5)), (real(5, 3), real(5, 2)), (real(2, 4), real(2)),
+                                               (cplx(5, 2), cplx(5))]),
+    *(call(np.linalg.cholesky, x, upper=u) for x in (spd(4), spd(3, True), np.stack([spd(3), spd(3)])) for u in (False, True)),
+    call(np.linalg.cholesky, spd(3).astype(np.float32)),
+    *(call(np.linalg.qr, x, *mode) for x in (real(5, 3), M, cplx(4, 2), real(2, 4, 3), real(3, 5), cplx(2, 4))
+      for mode in [(), ("r",)]),
+    call(np.linalg.qr, A, "complete"),
+    *(call(np.linalg.eigh, x, u, observe=projectors) for x in (spd(4), spd(3, True), np.stack([spd(3), spd(3)]))
+      for u in "LU"),
+    *(call(np.linalg.eigvalsh, x, u) for x in (spd(4), spd(3, True)) for u in "LU"),
+    *(call(f, x) for f in (np.linalg.eig, np.linalg.eigvals)
+      for x in (spd(4) + 0.1 * real(4, 4), M, real(3, 3), cplx(3, 3), real(2, 3, 3) + np.array([[0, 3, 0], [-3, 0, 0], [0, 0, 5]]))),
+    *(call(np.linalg.svd, x, full, observe=subspace) for x in (real(4, 3), real(3, 5), M, cplx(4, 2), cplx(2, 4), cplx(3, 3),
+                                                            real(2, 4, 3)) for full in (False, True)),
+    call(np.linalg.svd, A, compute_uv=False), call(np.linalg.svdvals, cplx(4, 3)),
+    *(call(np.linalg.norm, x, **kw) for x in (A, cplx(3, 4), f32(2, 3)) for kw in (
+        {}, {"axis": 0}, {"axis": 1, "ord": 1}, {"axis": 1, "ord": np.inf}, {"axis": -1, "ord": -np.inf},
+        {"axis": 0, "ord": 3}, {"axis": 0, "ord": 2, "keepdims": True}, {"axis": 0, "ord": 0}, {"ord": "fro"},
+        {"axis": 0, "ord": -1.5}, *({"ord": o} for o in (1, -1, 2, -2, np.inf, -np.inf, "nuc")))),
+    *(call(np.linalg.norm, T, axis=(2, 0), ord=o) for o in (None, "fro", 1, -1, 2, "nuc", np.inf)),
+    call(np.linalg.norm, V), call(np.linalg.norm, V, 1), call(np.linalg.norm, T), call(np.linalg.norm, T, axis=(0, 2), ord=2,
+                                                                                      keepdims=True),
+]
+
+
+class Duck(NDArrayOperatorsMixin):
+    """An array that NumPy's dispatch knows and nothing turns into a plain one."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __array__(self, *args, **kwargs):
+        raise AssertionError("a duck array was turned into a plain one")
+
+    def __array_ufunc__(self, ufunc, method, *args, out=None, **kwargs):
+        if out is not None:
+            assert all(isinstance(x, Duck) for x in out)
+            kwargs["out"] = tuple(x.value for x in out)
+        if method == "at":
+            assert isinstance(args[0], Duck)
+        result = getattr(ufunc, method)(*bare(args), **bare(kwargs))
+        return dressed(result) if out is None else out[0]
+
+    def __array_function__(self, func, types, args, kwargs):
+        return dressed(func(*bare(args), **bare(kwargs)))
+
+    def __getitem__(self, index):
+        return dressed(self.value[index])
+
+    def __setitem__(self, index, value):
+        self.value[index] = bare(value)
+
+    def __len__(self):
+        return len(self.value)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    shape = property(lambda self: np.shape(self.value))
+    ndim = property(lambda self: np.ndim(self.value))
+    size = property(lambda self: np.size(self.value))
+    dtype = property(lambda self: np.asarray(self.value).dtype)
+    T = property(lambda self: Duck(self.value.T))
+    real = property(lambda self: Duck(self.value.real))
+    imag = property(lambda self: Duck(self.value.imag))
+
+    def reshape(self, *shape):
+        return Duck(np.reshape(self.value, shape[0] if len(shape) == 1 else shape))
+
+    def transpose(self, *axes):
+        return Duck(self.value.transpose(*axes))
+
+    def swapaxes(self, i, j):
+        return Duck(self.value.swapaxes(i, j))
+
+    def astype(self, dtype):
+        return Duck(np.asarray(self.value).astype(dtype))
+
+
+def bare(x):
+    if isinstance(x, Duck):
+        return x.value
+    if isinstance(x, (list, tuple)) and not hasattr(x, "_fields"):
+        return type(x)(bare(v) for v in x)
+    return {k: bare(v) for k, v in x.items()} if isinstance(x, dict) else x
+
+
+def dressed(x):
+    if isinstance(x, tuple):
+        values = [dressed(v) for v in x]
+        return type(x)(*values) if hasattr(x, "_fields") else tuple(values)
+    return Duck(x) if getattr(x, "dtype", None) is not None and x.dtype.kind in "fc" else x
+
+
+def tuple_of(x):
+    return tuple(x) if isinstance(x, (tuple, list)) else (x,)
+
+
+def is_active(x):
+    return isinstance(x, (float, complex)) or getattr(getattr(x, "dtype", None), "kind", "") in ("f", "c")
+
+
+def random_like(x):
+    x = np.asarray(x)
+    value = rng.normal(size=x.shape)
+    if x.dtype.kind == "c":
+        value = value + 1j * rng.normal(size=x.shape)
+    value = value.astype(x.dtype)
+    value.flags.writeable = False
+    return value[()]
+
+
+def plain(func):
+    return getattr(*func) if isinstance(func, tuple) else func
+
+
+def inner(xs, ys):
+    return sum(np.sum((np.conj(x) * y).real) for x, y in zip(xs, ys, strict=True))
+
+
+def wide(x):
+    """The same in double precision, for the differences."""
+    x = np.asarray(x)
+    return x.astype(complex if x.dtype.kind == "c" else float)
+
+
+def private(value):
+    """Copies of the arrays in an argument, that cannot be written."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(private(v) for v in value)
+    if isinstance(value, np.ndarray):
+        value = value.copy(order="K")
+        value.flags.writeable = False
+    return value
+
+
+@pytest.mark.parametrize(("func", "args", "kwargs", "observe"), CASES)
+def test_rule(func, args, kwargs, observe):
+    rule = registry.lookup(func)
+    observe = observe or (lambda *outs: outs)
+    args, kwargs = private(args), {k: private(v) for k, v in kwargs.items()}
+    leaves = rule.locate(args, kwargs)
+    active = [k for k, x in enumerate(leaves) if is_active(x)]
+    assert active
+    result, linear = rule.fn(*args, **kwargs)
+    outs = tuple_of(result)
+    reference = tuple_of(plain(func)(*args, **kwargs))
+    single = any(np.asarray(x).dtype.itemsize // (1 + np.iscomplexobj(x)) == 4 for x in (*outs, *(leaves[k] for k in active)))
+    for got, want in zip(outs, reference, strict=True):
+        np.testing.assert_array_equal(got, want)
+        assert np.asarray(got).dtype == np.asarray(want).dtype
+    cotangents = tuple(random_like(x) if is_active(x) else None for x in outs)
+    g = cotangents if isinstance(result, tuple) else cotangents[0]
+    tolerance = 2e-4 if single else 3e-7
+    for k in active:
+        push, pull = linear(k)
+        tangent = random_like(leaves[k])
+        pushed = tuple_of(push(tangent))
+        assert [np.shape(p) for p in pushed if p is not None] == [np.shape(x) for x in outs if is_active(x)]
+
+        def moved(step, k=k, tangent=tangent):
+            changed = [wide(x)[()] if i in active else x for i, x in enumerate(leaves)]
+            changed[k] = (wide(leaves[k]) + step * wide(tangent))[()]
+            new_args, new_kwargs = rule.replace(args, kwargs, changed)
+            with np.errstate(all="ignore"):
+                values = tuple_of(plain(func)(*new_args, **new_kwargs))
+            return observe(*(v for v in values if is_active(v)))
+
+        h = 1e-5
+        steps = zip(moved(h), moved(-h), strict=True)
+        difference = [(wide(up) - wide(down)) / (2 * h) for up, down in steps]
+        kept = [(wide(x), wide(p)) for x, p in zip(outs, pushed, strict=True) if is_active(x)]
+        if observe(*(x for x, _ in kept)) is not None and observe.__name__ != "<lambda>":
+            along = zip(observe(*(x + h * p for x, p in kept)), observe(*(x - h * p for x, p in kept)), strict=True)
+            kept_difference = [(up - down) / (2 * h) for up, down in along]
+        else:
+            kept_difference = [p for _, p in kept]
+        for got, want in zip(kept_difference, difference, strict=True):
+            scale = max(1.0, float(np.max(np.abs(want), initial=0)))
+            np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * scale * (1 if single else 3))
+
+        pulled = pull(g)
+        target = np.asarray(leaves[k])
+        assert np.shape(pulled) == target.shape
+        assert np.asarray(pulled).dtype == target.dtype or not hasattr(leaves[k], "dtype")
+        assert np.iscomplexobj(pulled) == np.iscomplexobj(target)
+        pairs = [(c, p) for c, p in zip(cotangents, pushed, strict=True) if c is not None]
+        forward = inner(*zip(*pairs, strict=True))
+        size = sum(float(np.sum(np.abs(c * p))) for c, p in pairs) + 1e-300
+        backward = inner([pulled], [tangent])
+        assert abs(forward - backward) <= (1e-4 if single else 1e-9) * size + 1e-12
+        np.testing.assert_array_equal(np.asarray(pull(g)), np.asarray(pulled))
+        if isinstance(result, tuple):
+            for i, c in enumerate(cotangents):
+                if c is not None:
+                    alone = pull(tuple(c if j == i else None for j in range(len(outs))))
+                    forward = inner([c], [pushed[i]])
+                    size = float(np.sum(np.abs(c * pushed[i])))
+                    assert abs(forward - inner([alone], [tangent])) <= (1e-4 if single else 1e-9) * size + 1e-9
+        if hasattr(linear, "push_all"):
+            together = linear.push_all([tangent if i == k else None for i in range(len(leaves))])
+            np.testing.assert_array_equal(np.asarray(together), np.asarray(pushed[0]))
