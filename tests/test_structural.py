@@ -4,7 +4,6 @@ No formula is restated here. Pushing is compared with central differences of the
 by the inner product; then shapes, dtypes and realness; that nothing is written; that the maps read, and keep alive,
 only what the rule says; and that duck arrays pass through every map without being turned into plain arrays.
 """
-import gc
 import importlib
 import pkgutil
 import weakref
@@ -49,6 +48,7 @@ def holed(*shape):
 A, B, M, T, V, W = real(3, 4), real(4, 3), real(4, 4), real(2, 3, 4), real(4), real(4)
 MASK = rng.random((3, 4)) > 0.4
 INDEX = np.array([[2, 0], [0, -1], [2, 2]])
+ROTATION = np.array([[0, 3, 0], [-3, 0, 0], [0, 0, 5]])
 KNOTS = np.array([0.0, 1.0, 2.5, 4.0])
 
 
@@ -129,7 +129,7 @@ CASES = [
     *(call(np.tensordot, x, y, axes) for x, y, axes in [
         (A, B, 1), (T, real(3, 4, 2), 2), (T, real(4, 5, 2), ([0, 2], [2, 0])), (A, B, (1, 0)), (V, W, 0),
         (A, real(3, 4), 2), (cplx(2, 3, 4), real(4, 3), ((1, 2), (1, 0))), (T, real(4, 3, 2), ([-1, 1], [0, -2]))]),
-    *(call(np.vecdot, x, y) for x, y in [(A, V), (cplx(3, 4), cplx(4)), (T, real(3, 1)), (V, cplx(2, 4))]),
+    *(call(np.vecdot, x, y) for x, y in [(A, V), (cplx(3, 4), cplx(4)), (T, real(3, 4)), (V, cplx(2, 4))]),
     call(np.vecdot, A, real(3, 4), axis=0), call(np.vecdot, T, A, axis=-2, keepdims=True),
     *(call(np.matvec, x, y) for x, y in [(A, V), (T, V), (cplx(3, 4), cplx(2, 4)), (A, real(5, 4))]),
     *(call(np.vecmat, x, y) for x, y in [(V, B), (cplx(4), B), (cplx(2, 4), cplx(4, 3)), (V, real(2, 4, 3))]),
@@ -146,9 +146,10 @@ CASES = [
         ("ij,ij->", (A, real(3, 4))), ("i,j->ij", (V, real(3))), ("ijk,kl->ijl", (T, B)), ("...i,i", (T, V)),
         ("...ij,...jk->...ik", (T, B)), ("ij,k->k", (A, V)), ("iij,j->i", (real(3, 3, 2), real(2))),
         ("ij,jk,kl->il", (A, B, A)), ("i...->...", (T,)), ("ij,ij->ij", (A, real(1, 4))), ("i,i->", (V, real(1))),
-        ("a,ab,b->", (cplx(3), A, V)), ("ij,jk->ik", (cplx(3, 4), cplx(4, 2))), ("b...,...->b", (T, real(4))),
-        ("iii->", (real(3, 3, 3),)), ("ij , jk -> k i", (A, B)), ("ba", (f32(2, 3),)), ("ij,ji->i", (f32(2, 3), f32(3, 2))),
-    ] if s != "ba"),
+        ("a,ab,b->", (cplx(3), A, V)), ("ij,jk->ik", (cplx(3, 4), cplx(4, 2))),
+        ("b...,...->b...", (real(2, 4), real(4))),
+        ("iii->", (real(3, 3, 3),)), ("ij , jk -> k i", (A, B)), ("ij,ji->i", (f32(2, 3), f32(3, 2))),
+    ]),
     call(np.einsum, A, [0, 1], B, [1, 2], [2, 0]), call(np.einsum, A, [0, 1], B, [1, 2]),
     call(np.einsum, T, [..., 0], V, [0], [...]), call(np.einsum, "ij,jk,kl->il", A, B, A, optimize=True),
 
@@ -176,25 +177,28 @@ CASES = [
     *(call(f, T, *kth, **axes) for f, kth in [(np.sort, ()), (np.partition, (1,))]
       for axes in ({}, {"axis": 0}, {"axis": 1}, {"axis": None})),
     call(np.sort, f32(5)), call(np.sort, V[::-1], stable=True), call(np.partition, V, [1, 2]),
-    call(np.unique, np.array([3.0, 1.0, 3.0, 2.0])[:3:2]), call(np.unique, A), call(np.unique, A, sorted=False),
+    call(np.unique, A), call(np.unique, A, sorted=False),
     call(np.choose, np.array([0, 2, 1, 0]), [V, 2.0, real(2, 4)]),
     call(np.choose, np.array([5, -1, 1, 0]), (V, W), mode="wrap"),
     call(np.choose, np.array([5, -1, 1, 0]), (V, W), mode="clip"),
     *(call(np.clip, *args, **kwargs) for args, kwargs in [
         ((A, -0.5, 0.5), {}), ((A, None, 0.2), {}), ((A, -0.2, None), {}), ((A, real(4), 0.9), {}),
-        ((A,), {"min": -0.1, "max": real(3, 1)}), ((f32(5), -0.5, 0.5), {}), ((A[0], A, 0.4), {}), ((0.3, -1.0, 1.0), {})]),
-    call(next(f for f in registry.RULES if getattr(f, "__name__", "") == "clip" and isinstance(f, np.ufunc)), A, -0.5, V),
+        ((A,), {"min": -0.1, "max": real(3, 1)}), ((f32(5), -0.5, 0.5), {}), ((A[0], A, 0.4), {}),
+        ((0.3, -1.0, 1.0), {})]),
+    *(call(f, A, -0.5, V) for f in registry.RULES if isinstance(f, np.ufunc) and f.__name__ == "clip"),
     call(np.nan_to_num, A), call(np.nan_to_num, cplx(3)),
 
     *(call(np.interp, x, KNOTS, real(4), *more) for x in (real(5) * 2 + 2, np.float64(1.7), -0.3, 9.9, np.array(2.0))
       for more in [(), (0.5, 1.5)]),
-    call(np.interp, real(3, 2) * 2 + 2, KNOTS, cplx(4)), call(np.interp, real(7) * 9, KNOTS[::-1] * 1.1, real(4), period=5.0),
+    call(np.interp, real(3, 2) * 2 + 2, KNOTS, cplx(4)),
+    call(np.interp, real(7) * 9, KNOTS[::-1] * 1.1, real(4), period=5.0),
     call(np.interp, real(3), KNOTS[:1], real(1)),
     call(np.sinc, A), call(np.sinc, np.array([0.0, 1e-3, 0.2, 0.318, 0.32, 2.5])), call(np.sinc, f32(3)),
 
     *(call(f, x, *args, **kwargs) for f in (np.fft.fft, np.fft.ifft, np.fft.rfft, np.fft.irfft)
       for x in (real(5), real(6), cplx(5), cplx(2, 6), f32(4)) if not (f is np.fft.rfft and x.dtype.kind == "c")
-      for args, kwargs in [((), {}), ((4,), {}), ((9,), {}), ((), {"norm": "ortho"}), ((8,), {"norm": "forward", "axis": 0})]),
+      for args, kwargs in [((), {}), ((4,), {}), ((9,), {}), ((), {"norm": "ortho"}),
+                           ((8,), {"norm": "forward", "axis": 0})]),
 
     *(call(np.linalg.solve, x, y) for x, y in [
         (M, V), (M, B), (real(2, 4, 4), B), (real(2, 4, 4), V), (M, real(3, 4, 2)), (cplx(3, 3), real(3)),
@@ -206,7 +210,8 @@ CASES = [
     *(call(np.linalg.pinv, x) for x in (A, B, cplx(4, 2), real(2, 4, 3))),
     *(call(np.linalg.lstsq, x, y) for x, y in [(real(5, 3), real(5)), (real(5, 3), real(5, 2)), (real(2, 4), real(2)),
                                                (cplx(5, 2), cplx(5))]),
-    *(call(np.linalg.cholesky, x, upper=u) for x in (spd(4), spd(3, True), np.stack([spd(3), spd(3)])) for u in (False, True)),
+    *(call(np.linalg.cholesky, x, upper=u) for u in (False, True)
+      for x in (spd(4), spd(3, True), np.stack([spd(3), spd(3)]))),
     call(np.linalg.cholesky, spd(3).astype(np.float32)),
     *(call(np.linalg.qr, x, *mode) for x in (real(5, 3), M, cplx(4, 2), real(2, 4, 3), real(3, 5), cplx(2, 4))
       for mode in [(), ("r",)]),
@@ -215,17 +220,17 @@ CASES = [
       for u in "LU"),
     *(call(np.linalg.eigvalsh, x, u) for x in (spd(4), spd(3, True)) for u in "LU"),
     *(call(f, x) for f in (np.linalg.eig, np.linalg.eigvals)
-      for x in (spd(4) + 0.1 * real(4, 4), M, real(3, 3), cplx(3, 3), real(2, 3, 3) + np.array([[0, 3, 0], [-3, 0, 0], [0, 0, 5]]))),
-    *(call(np.linalg.svd, x, full, observe=subspace) for x in (real(4, 3), real(3, 5), M, cplx(4, 2), cplx(2, 4), cplx(3, 3),
-                                                            real(2, 4, 3)) for full in (False, True)),
+      for x in (spd(4) + 0.1 * real(4, 4), M, real(3, 3), cplx(3, 3), real(2, 3, 3) + ROTATION)),
+    *(call(np.linalg.svd, x, full, observe=subspace) for full in (False, True)
+      for x in (real(4, 3), real(3, 5), M, cplx(4, 2), cplx(2, 4), cplx(3, 3), real(2, 4, 3))),
     call(np.linalg.svd, A, compute_uv=False), call(np.linalg.svdvals, cplx(4, 3)),
     *(call(np.linalg.norm, x, **kw) for x in (A, cplx(3, 4), f32(2, 3)) for kw in (
         {}, {"axis": 0}, {"axis": 1, "ord": 1}, {"axis": 1, "ord": np.inf}, {"axis": -1, "ord": -np.inf},
         {"axis": 0, "ord": 3}, {"axis": 0, "ord": 2, "keepdims": True}, {"axis": 0, "ord": 0}, {"ord": "fro"},
         {"axis": 0, "ord": -1.5}, *({"ord": o} for o in (1, -1, 2, -2, np.inf, -np.inf, "nuc")))),
     *(call(np.linalg.norm, T, axis=(2, 0), ord=o) for o in (None, "fro", 1, -1, 2, "nuc", np.inf)),
-    call(np.linalg.norm, V), call(np.linalg.norm, V, 1), call(np.linalg.norm, T), call(np.linalg.norm, T, axis=(0, 2), ord=2,
-                                                                                      keepdims=True),
+    call(np.linalg.norm, V), call(np.linalg.norm, V, 1), call(np.linalg.norm, T),
+    call(np.linalg.norm, T, axis=(0, 2), ord=2, keepdims=True),
 ]
 
 
@@ -299,7 +304,7 @@ def dressed(x):
 
 
 def tuple_of(x):
-    return tuple(x) if isinstance(x, (tuple, list)) else (x,)
+    return tuple(x) if isinstance(x, tuple) else (x,)
 
 
 def is_active(x):
@@ -308,12 +313,19 @@ def is_active(x):
 
 def random_like(x):
     x = np.asarray(x)
-    value = rng.normal(size=x.shape)
-    if x.dtype.kind == "c":
-        value = value + 1j * rng.normal(size=x.shape)
-    value = value.astype(x.dtype)
+    value = rng.normal(size=x.shape) + (1j * rng.normal(size=x.shape) if x.dtype.kind == "c" else 0)
+    value = np.array(value, dtype=x.dtype)
     value.flags.writeable = False
     return value[()]
+
+
+def is_single(x):
+    return np.asarray(x).dtype in (np.float32, np.complex64)
+
+
+def wide(x):
+    """The same in double precision, for the differences."""
+    return np.asarray(x).astype(complex if np.iscomplexobj(x) else float)[()]
 
 
 def plain(func):
@@ -321,88 +333,147 @@ def plain(func):
 
 
 def inner(xs, ys):
-    return sum(np.sum((np.conj(x) * y).real) for x, y in zip(xs, ys, strict=True))
+    return sum(float(np.sum((np.conj(x) * y).real)) for x, y in zip(xs, ys, strict=True))
 
 
-def wide(x):
-    """The same in double precision, for the differences."""
-    x = np.asarray(x)
-    return x.astype(complex if x.dtype.kind == "c" else float)
+class Call:
+    """One call of a rule on its own copies of the arrays."""
+
+    def __init__(self, func, args, kwargs, change=lambda x: x):
+        self.func = func
+        self.rule = registry.lookup(func)
+        leaves = [x.copy(order="K") if isinstance(x, np.ndarray) else x for x in self.rule.locate(args, kwargs)]
+        self.leaves = [change(x) if is_active(x) else x for x in leaves]
+        self.active = [k for k, x in enumerate(self.leaves) if is_active(x)]
+        self.args, self.kwargs = self.rule.replace(args, kwargs, self.leaves)
+        self.result, self.linear = self.rule.fn(*self.args, **self.kwargs)
+        self.outs = tuple_of(self.result)
+
+    def moved(self, k, tangent, step):
+        """The plain function's results with the k-th operand moved along a tangent."""
+        leaves = [wide(x) if i in self.active else x for i, x in enumerate(self.leaves)]
+        leaves[k] = leaves[k] + step * wide(tangent)
+        args, kwargs = self.rule.replace(self.args, self.kwargs, leaves)
+        with np.errstate(all="ignore"):
+            return [x for x in tuple_of(plain(self.func)(*args, **kwargs)) if is_active(x)]
 
 
-def private(value):
-    """Copies of the arrays in an argument, that cannot be written."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(private(v) for v in value)
-    if isinstance(value, np.ndarray):
-        value = value.copy(order="K")
-        value.flags.writeable = False
-    return value
+def frozen(x):
+    if isinstance(x, np.ndarray):
+        x.flags.writeable = False
+    return x
+
+
+def differences(up, down, step):
+    return [(wide(x) - wide(y)) / (2 * step) for x, y in zip(up, down, strict=True)]
 
 
 @pytest.mark.parametrize(("func", "args", "kwargs", "observe"), CASES)
 def test_rule(func, args, kwargs, observe):
-    rule = registry.lookup(func)
-    observe = observe or (lambda *outs: outs)
-    args, kwargs = private(args), {k: private(v) for k, v in kwargs.items()}
-    leaves = rule.locate(args, kwargs)
-    active = [k for k, x in enumerate(leaves) if is_active(x)]
-    assert active
-    result, linear = rule.fn(*args, **kwargs)
-    outs = tuple_of(result)
-    reference = tuple_of(plain(func)(*args, **kwargs))
-    single = any(np.asarray(x).dtype.itemsize // (1 + np.iscomplexobj(x)) == 4 for x in (*outs, *(leaves[k] for k in active)))
-    for got, want in zip(outs, reference, strict=True):
+    run = Call(func, args, kwargs, change=frozen)
+    assert run.active
+    for got, want in zip(run.outs, tuple_of(plain(func)(*run.args, **run.kwargs)), strict=True):
         np.testing.assert_array_equal(got, want)
         assert np.asarray(got).dtype == np.asarray(want).dtype
-    cotangents = tuple(random_like(x) if is_active(x) else None for x in outs)
-    g = cotangents if isinstance(result, tuple) else cotangents[0]
-    tolerance = 2e-4 if single else 3e-7
-    for k in active:
-        push, pull = linear(k)
-        tangent = random_like(leaves[k])
+    cotangents = tuple(random_like(x) if is_active(x) else None for x in run.outs)
+    for k in run.active:
+        tangent = random_like(run.leaves[k])
+        push, pull = run.linear(k)
         pushed = tuple_of(push(tangent))
-        assert [np.shape(p) for p in pushed if p is not None] == [np.shape(x) for x in outs if is_active(x)]
+        for p, x in zip(pushed, run.outs, strict=True):
+            assert p is None if not is_active(x) else np.shape(p) == np.shape(x)
+        check_push(run, k, tangent, pushed, observe)
+        check_pull(run, k, tangent, pushed, pull, cotangents)
+        if hasattr(run.linear, "push_all"):
+            together = run.linear.push_all([tangent if i == k else None for i in range(len(run.leaves))])
+            np.testing.assert_array_equal(together, pushed[0])
 
-        def moved(step, k=k, tangent=tangent):
-            changed = [wide(x)[()] if i in active else x for i, x in enumerate(leaves)]
-            changed[k] = (wide(leaves[k]) + step * wide(tangent))[()]
-            new_args, new_kwargs = rule.replace(args, kwargs, changed)
-            with np.errstate(all="ignore"):
-                values = tuple_of(plain(func)(*new_args, **new_kwargs))
-            return observe(*(v for v in values if is_active(v)))
 
-        h = 1e-5
-        steps = zip(moved(h), moved(-h), strict=True)
-        difference = [(wide(up) - wide(down)) / (2 * h) for up, down in steps]
-        kept = [(wide(x), wide(p)) for x, p in zip(outs, pushed, strict=True) if is_active(x)]
-        if observe(*(x for x, _ in kept)) is not None and observe.__name__ != "<lambda>":
-            along = zip(observe(*(x + h * p for x, p in kept)), observe(*(x - h * p for x, p in kept)), strict=True)
-            kept_difference = [(up - down) / (2 * h) for up, down in along]
-        else:
-            kept_difference = [p for _, p in kept]
-        for got, want in zip(kept_difference, difference, strict=True):
-            scale = max(1.0, float(np.max(np.abs(want), initial=0)))
-            np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * scale * (1 if single else 3))
+def check_push(run, k, tangent, pushed, observe):
+    """Against central differences, of what is well defined where the result itself is so up to a choice."""
+    # A result in single precision is too coarse for a small step.
+    coarse = any(x is np.float32 for x in (*run.args, *run.kwargs.values()))
+    single = coarse or any(is_single(x) for x in (*run.outs, *(run.leaves[i] for i in run.active)))
+    step = 1e-2 if coarse else 1e-5
+    up, down = (run.moved(k, tangent, h) for h in (step, -step))
+    got = [wide(p) for p in pushed if p is not None]
+    if observe is not None:
+        at = [wide(x) for x in run.outs if is_active(x)]
+        near = [observe(*(x + h * p for x, p in zip(at, got, strict=True))) for h in (step, -step)]
+        got, up, down = differences(*near, step), observe(*up), observe(*down)
+    for value, want in zip(got, differences(up, down, step), strict=True):
+        tolerance = 1e-3 if single else 1e-6
+        scale = max(1.0, float(np.max(np.abs(want), initial=0)))
+        np.testing.assert_allclose(value, want, rtol=tolerance, atol=tolerance * scale)
 
-        pulled = pull(g)
-        target = np.asarray(leaves[k])
-        assert np.shape(pulled) == target.shape
-        assert np.asarray(pulled).dtype == target.dtype or not hasattr(leaves[k], "dtype")
-        assert np.iscomplexobj(pulled) == np.iscomplexobj(target)
-        pairs = [(c, p) for c, p in zip(cotangents, pushed, strict=True) if c is not None]
-        forward = inner(*zip(*pairs, strict=True))
-        size = sum(float(np.sum(np.abs(c * p))) for c, p in pairs) + 1e-300
-        backward = inner([pulled], [tangent])
-        assert abs(forward - backward) <= (1e-4 if single else 1e-9) * size + 1e-12
-        np.testing.assert_array_equal(np.asarray(pull(g)), np.asarray(pulled))
-        if isinstance(result, tuple):
-            for i, c in enumerate(cotangents):
-                if c is not None:
-                    alone = pull(tuple(c if j == i else None for j in range(len(outs))))
-                    forward = inner([c], [pushed[i]])
-                    size = float(np.sum(np.abs(c * pushed[i])))
-                    assert abs(forward - inner([alone], [tangent])) <= (1e-4 if single else 1e-9) * size + 1e-9
-        if hasattr(linear, "push_all"):
-            together = linear.push_all([tangent if i == k else None for i in range(len(leaves))])
-            np.testing.assert_array_equal(np.asarray(together), np.asarray(pushed[0]))
+
+def check_pull(run, k, tangent, pushed, pull, cotangents):
+    """Against push by the inner product: with all cotangents, and with each of several alone."""
+    leaf = run.leaves[k]
+    several = isinstance(run.result, tuple)
+    masks = [[True] * len(cotangents)]
+    if several:
+        masks += [[i == j for i in range(len(cotangents))] for j, c in enumerate(cotangents) if c is not None]
+    single = any(is_single(x) for x in (*run.outs, leaf))
+    for mask in masks:
+        g = tuple(c if use else None for c, use in zip(cotangents, mask, strict=True))
+        pulled = pull(g if several else g[0])
+        assert np.shape(pulled) == np.shape(leaf)
+        assert np.iscomplexobj(pulled) == np.iscomplexobj(leaf)
+        if hasattr(leaf, "dtype"):
+            assert pulled.dtype == leaf.dtype
+        pairs = [(c, p) for c, p in zip(g, pushed, strict=True) if c is not None]
+        forward = sum(inner([c], [p]) for c, p in pairs)
+        size = sum(float(np.sum(np.abs(c * p))) for c, p in pairs)
+        assert abs(forward - inner([pulled], [tangent])) <= (1e-4 if single else 1e-9) * (size + 1e-2)
+
+
+def map_values(run, k, maps, tangent, g):
+    push, pull = maps
+    return *tuple_of(push(tangent)), pull(g if isinstance(run.result, tuple) else g[0])
+
+
+def assert_same(got, want):
+    for x, y in zip(got, want, strict=True):
+        if y is not None:
+            np.testing.assert_array_equal(bare(x), bare(y))
+
+
+@pytest.mark.parametrize(("func", "args", "kwargs", "observe"), CASES)
+def test_the_maps_read_and_keep_only_what_the_rule_says(func, args, kwargs, observe):
+    for k in Call(func, args, kwargs).active:
+        run = Call(func, args, kwargs)
+        tangent = random_like(run.leaves[k])
+        g = tuple(random_like(x) if is_active(x) else None for x in run.outs)
+        want = map_values(run, k, run.linear(k), tangent, g)
+        read, reads_out = run.rule.reads_of(k, run.args, run.kwargs)
+        unread = [x for i, x in enumerate(run.leaves) if i not in read and i in run.active]
+        unread += [] if reads_out else [x for x in run.outs if is_active(x)]
+        unread = [x for x in unread if isinstance(x, np.ndarray)]
+        maps = run.linear(k)
+        for x in unread:
+            if x.flags.writeable:
+                x[...] = np.nan
+        assert_same(map_values(run, k, maps, tangent, g), want)
+        alive = [weakref.ref(x) for x in unread]
+        x = None
+        del run, unread, want
+        # Without a collection: no cycle may keep arrays alive either.
+        assert all(ref() is None for ref in alive)
+
+
+@pytest.mark.parametrize(("func", "args", "kwargs", "observe"), CASES)
+def test_duck_arrays_pass_through(func, args, kwargs, observe):
+    base = Call(func, args, kwargs)
+    duck = Call(func, args, kwargs, change=Duck)
+    assert all(isinstance(x, Duck) for x in duck.outs if is_active(x))
+    for k in base.active:
+        tangent = random_like(base.leaves[k])
+        g = tuple(random_like(x) if is_active(x) else None for x in base.outs)
+        want = map_values(base, k, base.linear(k), tangent, g)
+        duck_tangent, duck_g = Duck(tangent), tuple(None if c is None else Duck(c) for c in g)
+        for run, maps in (base, base.linear(k)), (duck, duck.linear(k)):
+            got = map_values(run, k, maps, duck_tangent, duck_g)
+            assert all(isinstance(x, Duck) or not np.any(x) for x in got if x is not None)
+            assert_same(got, want)
+        assert_same(map_values(duck, k, duck.linear(k), tangent, g), want)

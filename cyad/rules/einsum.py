@@ -65,16 +65,13 @@ def einsum_rule(*operands, out=None, dtype=None, order="K", casting="safe", opti
         elsewhere = set(output).union(*(found for _, found in others))
         found = [label for label in distinct if label in elsewhere]
 
-        def contract(first, first_labels, target):
-            flat = [part for x, its in others for part in (conj(x), its)]
-            return np.einsum(first, first_labels, *flat, target, optimize=optimize)
-
         def push(t):
-            flat = [part for i, its in enumerate(labels) for part in (t if i == k else arrays[i], its)]
+            flat = [part for x, its in [*others[:k], (t, mine), *others[k:]] for part in (x, its)]
             return np.einsum(*flat, output, optimize=optimize)
 
         def pull(g):
-            g = contract(g, output, found)
+            flat = [part for x, its in others for part in (conj(x), its)]
+            g = np.einsum(g, output, *flat, found, optimize=optimize)
             lengths = [shape[mine.index(label)] for label in distinct]
             # Axes that are one long here and longer elsewhere were broadcast; those met nowhere else were summed.
             many = tuple(i for i, label in enumerate(found) if shape[mine.index(label)] == 1 and g.shape[i] != 1)

@@ -9,30 +9,23 @@ from cyad.rules.shapes import axis_of, kind_of, matched, no_out, scatter_add, sh
 
 def joined(result, operands, offsets, axis, shapes):
     """Maps for operands that fill the slabs ``offsets[k]:offsets[k + 1]`` of the result along ``axis``."""
-    shape = result.shape
-    dtype = result.dtype
+    shape, dtype = result.shape, result.dtype
+    count = len(operands)
     before = (slice(None),) * axis
-
-    def slab(k):
-        return (*before, slice(offsets[k], offsets[k + 1]))
+    slabs = [(*shape[:axis], offsets[k + 1] - offsets[k], *shape[axis + 1:]) for k in range(count)]
 
     def push_all(tangents):
-        like = next(t for t in tangents if t is not None)
-        total = zeros_for(like, shape, dtype)
-        for k, t in enumerate(tangents):
-            if t is not None:
-                piece = slab(k)
-                total[piece] = np.reshape(t, shape[:axis] + (offsets[k + 1] - offsets[k],) + shape[axis + 1:])
-        return total
+        return np.concatenate([np.zeros(slab, dtype) if t is None else np.reshape(t, slab)
+                               for t, slab in zip(tangents, slabs, strict=True)], axis)
 
     def linear(k):
-        piece = slab(k)
+        piece, shape_k = (*before, slice(offsets[k], offsets[k + 1])), shapes[k]
 
         def push(t):
-            return push_all([None] * k + [t] + [None] * (len(operands) - k - 1))
+            return push_all([t if i == k else None for i in range(count)])
 
         def pull(g):
-            return g[piece].reshape(shapes[k])
+            return g[piece].reshape(shape_k)
         return push, pull
 
     linear.push_all = push_all

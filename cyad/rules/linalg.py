@@ -25,7 +25,6 @@ from cyad.rules.shapes import (
     refuse,
     shape_of,
     unbroadcast,
-    zeros_for,
 )
 
 
@@ -42,8 +41,13 @@ def diagonal(x):
     return np.diagonal(x, 0, -2, -1)
 
 
+def identity(x, n):
+    """The identity matrix in the precision of ``x``: in double it would make a single matrix double."""
+    return np.eye(n, dtype=real_dtype(x.dtype))
+
+
 def diagonal_matrix(x):
-    return x[..., :, None] * np.eye(x.shape[-1])
+    return x[..., :, None] * identity(x, x.shape[-1])
 
 
 def lower_half(x):
@@ -168,7 +172,7 @@ def pinv_rule(a, rcond=None, hermitian=False, *, rtol=None):
 
     def outside():
         """Projections: off the range of a, and onto its null space."""
-        return np.eye(a.shape[-2]) - a @ p, np.eye(a.shape[-1]) - p @ a
+        return identity(a, a.shape[-2]) - a @ p, identity(a, a.shape[-1]) - p @ a
 
     def push(t):
         off, null = outside()
@@ -198,13 +202,13 @@ def lstsq_rule(a, b, rcond=None):
     def parts():
         p = np.linalg.pinv(a, cutoff)
         xs = columns(x)
-        return p, xs, columns(b) - a @ xs, adjoint(p) @ xs, np.eye(a.shape[1]) - p @ a
+        return p, xs, columns(b) - a @ xs, adjoint(p) @ xs, identity(a, a.shape[1]) - p @ a
 
     def push_from(ta, tb):
         p, xs, rest, y, null = parts()
         change = p @ tb
         off = tb
-        rate = zeros_for(s if ta is None else s * 1.0, s.shape)
+        rate = s * 0
         if ta is not None:
             change = change - p @ ta @ xs + p @ adjoint(p) @ adjoint(ta) @ rest + null @ adjoint(ta) @ y
             off = off - ta @ xs
@@ -340,9 +344,9 @@ def eigh_rule(a, UPLO="L"):
 
     def gaps():
         gap = w[..., None, :] - w[..., :, None]
-        return gap + np.eye(w.shape[-1])
+        return gap + identity(w, w.shape[-1])
 
-    off = 1 - np.eye(w.shape[-1])
+    off = 1 - identity(w, w.shape[-1])
 
     def push(t):
         rate = adjoint(v) @ from_triangle(t, upper) @ v
@@ -391,10 +395,10 @@ def eig_rule(a):
     """Vectors have norm one; the largest entry of a complex one is real."""
     result = np.linalg.eig(a)
     w, v = result
-    off = 1 - np.eye(w.shape[-1])
+    off = 1 - identity(w, w.shape[-1])
 
     def gaps():
-        return w[..., None, :] - w[..., :, None] + np.eye(w.shape[-1])
+        return w[..., None, :] - w[..., :, None] + identity(w, w.shape[-1])
 
     def push(t):
         rate = np.linalg.inv(v) @ t @ v
@@ -452,7 +456,7 @@ class SVD:
         self.u, self.u_rest = u[..., :k], u[..., k:]
         self.v, self.v_rest = v[..., :k], v[..., k:]
         self.row, self.column = s[..., None, :], s[..., :, None]
-        self.eye = np.eye(k)
+        self.eye = identity(s, k)
 
     def turn(self, x):
         gap = (self.row + self.column) * (self.row - self.column)
@@ -565,7 +569,7 @@ def norm_weights(x, norm, ord, axes):
         return np.sign(x) * shared(sums, norm, across)
     u, s, vh = np.linalg.svd(np.moveaxis(x, axes, (-2, -1)), full_matrices=False)
     if ord == "nuc":
-        chosen = np.greater(s, 0) * 1.0
+        chosen = np.greater(s, 0).astype(s.dtype)
     else:
         chosen = shared(s, (np.max if ord == 2 else np.min)(s, axis=-1, keepdims=True), -1)
         chosen = np.where(np.equal(s, 0), 0, chosen)

@@ -35,8 +35,10 @@ def matmul_rule(x1, x2, out=None):
 
 def batched_pull(x1, x2, k):
     """A 1-d factor is a matrix of one row or column, whose axis the result does not have."""
-    shape = (x1, x2)[k].shape
     row, column = x1.ndim == 1, x2.ndim == 1
+    shape = (x1, x2)[k].shape
+    thick = shape if len(shape) > 1 else (1, *shape) if k == 0 else (*shape, 1)
+    other = x2 if k == 0 else x1
 
     def pull(g):
         if column:
@@ -44,10 +46,10 @@ def batched_pull(x1, x2, k):
         if row:
             g = g[..., None, :]
         if k == 0:
-            wide = np.matmul(g, conj(x2[:, None] if column else x2).swapaxes(-1, -2))
-            return unbroadcast(wide, (1, *shape) if row else shape).reshape(shape)
-        wide = np.matmul(conj(x1[None, :] if row else x1).swapaxes(-1, -2), g)
-        return unbroadcast(wide, (*shape, 1) if column else shape).reshape(shape)
+            wide = np.matmul(g, conj(other[:, None] if column else other).swapaxes(-1, -2))
+        else:
+            wide = np.matmul(conj(other[None, :] if row else other).swapaxes(-1, -2), g)
+        return unbroadcast(wide, thick).reshape(shape)
     return pull
 
 

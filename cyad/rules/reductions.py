@@ -189,8 +189,13 @@ def real_product(x, y):
     return (conj(x) * y).real
 
 
-def var_maps(name, function, a, axis, dtype, out, ddof, keepdims, where, mean, correction, scale):
-    """``scale`` turns the derivative of the variance into that of the result."""
+def over_root(value, root):
+    """Divided by twice the standard deviation; 0 where that is 0."""
+    flat = np.equal(root, 0)
+    return np.where(flat, 0, value) / (2 * np.where(flat, 1, root))
+
+
+def var_maps(name, function, a, axis, dtype, out, ddof, keepdims, where, mean, correction):
     no_out(out, name)
     if dtype is not None:
         refuse(name, "dtype=", "convert the argument with astype first")
@@ -199,43 +204,33 @@ def var_maps(name, function, a, axis, dtype, out, ddof, keepdims, where, mean, c
     over = Reduction(shape_of(a), axis, keepdims, where)
     options = over.options() if mean is None else {**over.options(), "mean": mean}
     result = function(a, ddof=ddof, **options)
+    root = result if function is np.std else None
     count = over.count()
     freedom = count - ddof if isinstance(count, int) else (count - ddof).astype(result.dtype)
-    shape_mean = None if mean is None else shape_of(mean)
+    sign = 1, -1
+    shapes = shape_of(a), None if mean is None else shape_of(mean)
 
     def linear(k):
         def push(t):
-            deviation = spread_of(a, mean, over)
-            if k == 0:
-                return scale(over.total(real_product(deviation, t)) * 2 / freedom, result)
-            return scale(over.total(real_product(deviation, -t)) * 2 / freedom, result)
+            rate = sign[k] * 2 * over.total(real_product(spread_of(a, mean, over), t)) / freedom
+            return rate if root is None else over_root(rate, root)
 
         def pull(g):
-            deviation = spread_of(a, mean, over)
-            wide = over.lift(scale(g * 2 / freedom, result)) * deviation
-            return wide if k == 0 else unbroadcast(-wide, shape_mean)
+            rate = sign[k] * 2 * g / freedom
+            rate = rate if root is None else over_root(rate, root)
+            return unbroadcast(over.lift(rate) * spread_of(a, mean, over), shapes[k])
         return push, pull
-    return result, matched(result, linear, *((a,) if mean is None else (a, mean)))
-
-
-def unscaled(value, result):
-    return value
-
-
-def half_over_root(value, result):
-    """The derivative of a square root, 0 where the root is 0."""
-    flat = np.equal(result, 0)
-    return np.where(flat, 0, value / (2 * np.where(flat, 1, result)))
+    return result, matched(result, linear, a, mean)
 
 
 @structural(np.var, operands=("a", "mean"), reads=("a", "mean"))
 def var_rule(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=True, mean=None, correction=None):
-    return var_maps("np.var", np.var, a, axis, dtype, out, ddof, keepdims, where, mean, correction, unscaled)
+    return var_maps("np.var", np.var, a, axis, dtype, out, ddof, keepdims, where, mean, correction)
 
 
 @structural(np.std, operands=("a", "mean"), reads=("a", "mean", "out"))
 def std_rule(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=True, mean=None, correction=None):
-    return var_maps("np.std", np.std, a, axis, dtype, out, ddof, keepdims, where, mean, correction, half_over_root)
+    return var_maps("np.std", np.std, a, axis, dtype, out, ddof, keepdims, where, mean, correction)
 
 
 def extremum_maps(ufunc, a, axis, out, keepdims, initial, where):
@@ -346,15 +341,16 @@ def median_maps(name, function, a, axis, out, overwrite_input, keepdims, skip_na
     chosen = np.take_along_axis(ranks, positions, axis=-1)
     index = (*np.ogrid[tuple(slice(n) for n in (*rest, 1))][:-1], chosen)
 
+    shape_rows, shape_out = (*rest, rows.shape[-1]), result.shape
+
     def push(t):
-        picked = np.reshape(np.transpose(t, order), (*rest, -1))[index]
-        return np.reshape((picked[..., 0] + picked[..., 1]) / 2, result.shape)
+        picked = np.reshape(np.transpose(t, order), shape_rows)[index]
+        return np.reshape((picked[..., 0] + picked[..., 1]) / 2, shape_out)
 
     def pull(g):
         halves = np.broadcast_to(np.reshape(g, (*rest, 1)) / 2, (*rest, 2))
-        return scatter_add(halves, (*rest, rows_length), index).reshape(moved).transpose(back)
+        return scatter_add(halves, shape_rows, index).reshape(moved).transpose(back)
 
-    rows_length = rows.shape[-1]
     return result, lambda k: (push, pull)
 
 
