@@ -18,9 +18,10 @@ setup(ext_modules=cythonize(
         include_dirs=[numpy.get_include(), "cyad", "cyad/rules"],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
         extra_compile_args=["-O3", "-fno-math-errno", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter",
-                            "-Wno-missing-field-initializers", "-Wno-cast-function-type"],
+                            "-Wno-missing-field-initializers", "-Wno-array-bounds",
+                            "-Wno-cast-function-type"],
     ) for p in SOURCES],
     language_level=3,
-    compiler_directives={"boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False,
+    compiler_directives={"cdivision": True, "initializedcheck": False,
                          "c_api_binop_methods": True, "embedsignature": True, "auto_pickle": False},
 ))

@@ -1,0 +1,78 @@
+from libc.stdint cimport uint32_t
+from numpy cimport ndarray
+
+from cyad._shadow cimport Buffer, View
+from cyad._tracked cimport Context, TrackedArray
+from cyad.rules._kernels cimport Row
+
+cdef packed struct Record:
+    double value
+    uint32_t a
+    uint32_t b
+    uint32_t op
+
+cdef enum:
+    CONSTANT = 0
+    ACTIVE = 1      # a view with a shadow
+    SLOT = 2        # a scalar
+
+cdef struct Operand:
+    int role
+    uint32_t slot
+    double number   # the value, where the operand is a scalar
+
+cdef class Node:
+    cdef int pullback(self, Tape tape) except -1
+    cdef int swap(self, Tape tape) except -1
+
+cdef class Tape(Context):
+    cdef Record* records
+    cdef uint32_t count
+    cdef uint32_t capacity
+    cdef double* constants
+    cdef uint32_t constant_count
+    cdef uint32_t constant_capacity
+    cdef uint32_t[256] recent
+    cdef list nodes
+    cdef list buffers
+    cdef list undo
+    cdef list locked
+    cdef list shadowed
+    cdef double* adjoints
+    cdef bint closed
+    cdef bint outlives
+    cdef bint sweeping
+    cdef bint entered
+
+    cdef int grow(self) except -1
+    cdef int grow_constants(self) except -1
+    cdef uint32_t constant(self, double value) except? 0xFFFFFFFF
+    cdef int number_of(self, Buffer buf) except -1
+    cdef int refer(self, View v, object arr) except -1
+    cdef int add_node(self, Node node) except -1
+    cdef int give_shadow(self, Buffer buf, bint zero) except -1
+    cdef int start_sweep(self, int width) except -1
+    cdef int run_sweep(self) except -1
+    cdef int end_sweep(self) except -1
+    cdef int close(self) except -1
+    cdef int unlock(self) except -1
+    cdef int restore(self, uint32_t reached) except -1
+    cdef int swap_element(self, Record* r, uint32_t op) except -1
+    cdef char* element_shadow(self, uint32_t number, double* g) except? NULL
+    cdef Py_ssize_t lane_bytes(self, uint32_t number) noexcept
+    cdef int pull_rare(self, Record* r, double* g, bint guarded) except -1
+    cdef object scalar(self, object value, bint active)
+    cdef object result(self, object out, bint active, list places, bint read)
+    cdef object arrays(self, Row row, object x, object y)
+    cdef View recorded(self, object operand, ndarray arr, bint read)
+    cdef bint operand(self, object value, Operand* operand, int* typenum) except -1
+
+cdef class Adjoint:
+    # The leading fields are those of _tracked.Scalar.
+    cdef Context ctx
+    cdef double value
+    cdef int kind
+    cdef uint32_t slot
+
+cdef class AdjointArray(TrackedArray):
+    pass

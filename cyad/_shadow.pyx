@@ -1,0 +1,210 @@
+"""Memory and its shadow: the ground floor under both modes.
+
+A `Buffer` is a range of bytes that some array owns, together with its shadow: memory of the same geometry that
+holds tangents (forward) or adjoints (reverse), one copy for each lane, lanes `lane_bytes` apart. A `View` is a
+geometry over a buffer: offset, shape and strides in bytes. It never points to a shadow, because the shadow may come
+later than the view; the address of its shadow in lane l is `buf.shadow + l * buf.lane_bytes + offset`, with the strides of
+the primal. So a view of the primal is the same view of the shadow, and aliasing is right by construction.
+
+A buffer does not keep its primal memory alive by itself: the arrays that the user holds do, and `owner` does from the moment
+that a tape refers to the values. That is what lets the memory of a temporary go as soon as nobody needs its values.
+
+Rejected: a shadow ndarray beside each primal ndarray (a view made before the first active store would miss its shadow);
+copy-on-write of whole buffers (quadratic in element loops).
+
+Thread safety: no state outside the objects; an object belongs to the call that made it.
+"""
+cimport cython
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+from numpy cimport (
+    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_MAXDIMS, PyArray_DESCR, PyArray_DIMS, PyArray_CHKFLAGS, PyArray_Descr,
+    PyArray_DescrFromType, PyArray_DATA, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES,
+    PyArray_TYPE, dtype, import_array, ndarray, npy_intp,
+)
+
+import_array()
+
+from cpython.ref cimport PyObject, PyTypeObject, Py_INCREF
+
+cdef extern from "numpy/arrayobject.h":
+    PyTypeObject PyArray_Type
+    object PyArray_NewFromDescr(PyTypeObject* subtype, PyArray_Descr* descr, int nd, const npy_intp* dims,
+                                const npy_intp* strides, void* data, int flags, PyObject* obj)
+    int PyArray_SetBaseObject(ndarray arr, object obj) except -1
+    PyArray_Descr* DescrFromType "PyArray_DescrFromType"(int typenum)
+
+
+@cython.final
+@cython.freelist(64)
+@cython.no_gc
+cdef class Block:
+    """Bytes that are freed when the last array over them goes."""
+
+    def __dealloc__(self):
+        free(self.data)
+
+
+cdef Block new_block(Py_ssize_t nbytes, bint zero):
+    cdef Block block = Block.__new__(Block)
+    block.nbytes = nbytes
+    block.data = <char*>(calloc(1, nbytes + 8) if zero else malloc(nbytes + 8))
+    if block.data is NULL:
+        raise MemoryError(f"cannot allocate {nbytes} bytes for a shadow")
+    return block
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Buffer:
+    """A range of primal memory and its shadow.
+
+    `active` says that some value in it depends on an input; `referred` that a tape needs values out of it (bytes
+    `referred_from` to `referred_to`); `exposed` that its plain memory was handed to compiled code; `constant` that it is a Const argument
+    (named `name`); `conflict` that two shadows map it differently, so that it may only be read. `lanes` replaces `shadow` where the
+    shadow itself is tracked by an outer differentiation.
+    """
+
+    cdef int make_shadow(self, int width, bint zero) except -1:
+        cdef Block block = new_block(self.nbytes * width, zero)
+        self.shadow = block.data
+        self.shadow_owner = block
+        self.lane_bytes = self.nbytes
+        return 0
+
+    cdef void drop_shadow(self) noexcept:
+        if not self.borrowed_shadow:
+            self.shadow = NULL
+            self.shadow_owner = None
+            self.lanes = None
+
+
+@cython.final
+@cython.freelist(128)
+@cython.no_gc
+cdef class View:
+    """Shape and strides (bytes) at an offset into a buffer; `first` and `last` bound the bytes that it touches."""
+
+    def __dealloc__(self):
+        if self.shape is not NULL and self.shape != self.dims:
+            free(self.shape)
+
+    cdef ndarray array_at(self, char* base, object owner):
+        """The ndarray of this geometry over memory that starts at `base` and that `owner` keeps alive."""
+        cdef PyArray_Descr* descr = DescrFromType(self.typenum)
+        cdef ndarray out = PyArray_NewFromDescr(&PyArray_Type, descr, self.ndim, self.shape, self.strides,
+                                                base + self.offset, NPY_ARRAY_WRITEABLE, NULL)
+        Py_INCREF(owner)   # SetBaseObject steals it
+        PyArray_SetBaseObject(out, owner)
+        return out
+
+    cdef ndarray primal(self):
+        return self.array_at(self.buf.data, self.buf.owner)
+
+    cdef bint is_whole(self) noexcept:
+        """Whether the view names every element of its buffer exactly once, in order."""
+        return self.contiguous and self.last - self.first == self.buf.nbytes
+
+    cdef tuple shape_tuple(self):
+        return tuple([self.shape[i] for i in range(self.ndim)])
+
+
+cdef Buffer buffer_of_new(ndarray arr):
+    """The buffer of an array that owns its memory and is laid out without gaps."""
+    cdef Buffer buf = Buffer.__new__(Buffer)
+    buf.data = <char*>PyArray_DATA(arr)
+    buf.nbytes = PyArray_SIZE(arr) * PyArray_ITEMSIZE(arr)
+    buf.typenum = PyArray_TYPE(arr)
+    return buf
+
+
+cdef View view_of(Buffer buf, ndarray arr):
+    """The geometry of `arr`, whose memory lies in `buf`."""
+    cdef View v = View.__new__(View)
+    cdef int i, ndim = PyArray_NDIM(arr)
+    cdef Py_ssize_t itemsize = PyArray_ITEMSIZE(arr)
+    cdef Py_ssize_t low = 0, high = itemsize, reach, size = 1
+    cdef npy_intp* shape = PyArray_DIMS(arr)
+    cdef npy_intp* strides = PyArray_STRIDES(arr)
+    v.buf = buf
+    v.ndim = ndim
+    v.typenum = PyArray_TYPE(arr)
+    v.offset = <char*>PyArray_DATA(arr) - buf.data
+    v.contiguous = PyArray_CHKFLAGS(arr, NPY_ARRAY_C_CONTIGUOUS)
+    if ndim <= INLINE_DIMS:
+        v.shape = v.dims
+    else:
+        v.shape = <npy_intp*>malloc(2 * ndim * sizeof(npy_intp))
+        if v.shape is NULL:
+            raise MemoryError()
+    v.strides = v.shape + ndim
+    for i in range(ndim):
+        v.shape[i] = shape[i]
+        v.strides[i] = strides[i]
+        size *= shape[i]
+        reach = (shape[i] - 1) * strides[i]
+        if reach < 0:
+            low += reach
+        else:
+            high += reach
+    v.size = size
+    if size == 0:
+        low = high = 0
+    v.first = v.offset + low
+    v.last = v.offset + high
+    return v
+
+
+cdef bint same_geometry(View a, View b) noexcept:
+    """Whether two views name the same elements in the same order."""
+    cdef int i
+    if a.buf is not b.buf or a.offset != b.offset or a.ndim != b.ndim:
+        return False
+    for i in range(a.ndim):
+        if a.shape[i] != b.shape[i] or (a.strides[i] != b.strides[i] and a.shape[i] > 1):
+            return False
+    return True
+
+
+cdef bint may_overlap(View a, View b) noexcept:
+    return a.buf is b.buf and a.first < b.last and b.first < a.last
+
+
+cdef bint broadcast_strides(View v, int ndim, const npy_intp* shape, npy_intp* out) noexcept:
+    """Strides of `v` broadcast to `shape`; returns whether any axis is repeated."""
+    cdef int i, j
+    cdef bint repeated = False
+    for i in range(ndim):
+        j = i - (ndim - v.ndim)
+        if j < 0 or (v.shape[j] == 1 and shape[i] != 1):
+            out[i] = 0
+            repeated = repeated or shape[i] != 1
+        else:
+            out[i] = v.strides[j]
+    return repeated
+
+
+cdef tuple extent_of(ndarray arr):
+    """Address of the first byte that an array touches, and of the one behind the last."""
+    cdef Py_ssize_t low = <Py_ssize_t>PyArray_DATA(arr)
+    cdef Py_ssize_t high = low + PyArray_ITEMSIZE(arr), reach
+    cdef int i
+    if PyArray_SIZE(arr) == 0:
+        return low, low
+    for i in range(PyArray_NDIM(arr)):
+        reach = (PyArray_DIMS(arr)[i] - 1) * PyArray_STRIDES(arr)[i]
+        if reach < 0:
+            low += reach
+        else:
+            high += reach
+    return low, high
+
+
+cdef object behind_lane_axis(object lanes, int ndim):
+    """Lanes of shape (W, *s) made to broadcast, lane by lane, against arrays of `ndim` axes.
+
+    NumPy lines axes up from the right. An operand of lower rank must get its missing axes behind the lane axis: without them
+    the lane axis would meet an array axis, and where both have W elements nothing would complain.
+    """
+    cdef int missing = ndim - (lanes.ndim - 1)
+    return lanes.reshape(lanes.shape[:1] + (1,) * missing + lanes.shape[1:]) if missing > 0 else lanes

@@ -1,0 +1,221 @@
+"""Annotations of arguments and modes of differentiation. No dependencies but NumPy.
+
+An annotation says what part an argument plays: whether it has a derivative, and where that is kept.
+"""
+import dataclasses
+
+import numpy as np
+
+from cyad.errors import ActivityError
+
+
+class Annotation:
+    """Base of all annotations: ``val`` is the primal."""
+
+    __slots__ = ("val",)
+
+    def __init__(self, val):
+        self.val = val
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.val!r})"
+
+
+class Const(Annotation):
+    """An argument (or return) without a derivative. Storing an active value into a Const array raises ActiveStoreError."""
+
+    __slots__ = ()
+
+
+class Active(Annotation):
+    """A number whose derivative `autodiff` returns. Reverse mode only; arrays take Duplicated (ActivityError)."""
+
+    __slots__ = ()
+
+    def __init__(self, val):
+        if isinstance(val, np.ndarray):
+            raise ActivityError("Active is for numbers, whose derivative is returned; an array keeps it in a shadow: "
+                                "Duplicated(x, np.zeros_like(x))")
+        check_number(val, "Active")
+        super().__init__(val)
+
+
+class _Shadowed(Annotation):
+    __slots__ = ("dval",)
+    batched = False
+    needs_primal = True
+
+    def __init__(self, val, dval):
+        super().__init__(val)
+        check_shadow(type(self).__name__, val, dval)
+        self.dval = dval
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.val!r}, {self.dval!r})"
+
+
+class Duplicated(_Shadowed):
+    """An argument and its shadow, of the same shape and dtype.
+
+    Forward: the shadow holds the tangent, of the argument on entry and of its value after the call on exit. Reverse: on entry
+    the adjoint of the value after the call, on exit that of the argument; what was not overwritten is added to.
+
+    Raises ActivityError where the shadow does not match, and for integers.
+    """
+
+    __slots__ = ()
+
+
+class DuplicatedNoNeed(Duplicated):
+    """Duplicated, whose primal the caller does not look at after the call."""
+
+    __slots__ = ()
+    needs_primal = False
+
+
+class _Batch(_Shadowed):
+    __slots__ = ()
+    batched = True
+
+    def __init__(self, val, dval):
+        if not isinstance(dval, (tuple, list)):
+            raise ActivityError(f"{type(self).__name__} takes a tuple of shadows, one for each lane, not "
+                                f"{type(dval).__name__}")
+        if not dval:
+            raise ActivityError(f"{type(self).__name__}: a batch of width 0 has no meaning")
+        Annotation.__init__(self, val)
+        for lane in dval:
+            check_shadow(type(self).__name__, val, lane)
+        self.dval = tuple(dval)
+
+
+class BatchDuplicated(_Batch):
+    """An argument and W shadows: W derivatives in one call. All batches of a call have one width (ActivityError)."""
+
+    __slots__ = ()
+
+
+class BatchDuplicatedNoNeed(BatchDuplicated):
+    """BatchDuplicated, whose primal the caller does not look at after the call."""
+
+    __slots__ = ()
+    needs_primal = False
+
+
+class Ref:
+    """A place for the shadow of a value that is not one: ``ref.value`` is replaced by the derivative."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+    def __repr__(self):
+        return f"Ref({self.value!r})"
+
+
+class MixedDuplicated(Annotation):
+    """A structure of numbers and arrays with its shadow in a `Ref`. Reverse mode only."""
+
+    __slots__ = ("dval",)
+    batched = False
+
+    def __init__(self, val, dval):
+        super().__init__(val)
+        if not isinstance(dval, Ref):
+            raise ActivityError(f"{type(self).__name__} takes its shadow in a Ref, whose value is replaced; got "
+                                f"{type(dval).__name__}")
+        self.dval = dval
+
+
+class BatchMixedDuplicated(Annotation):
+    """MixedDuplicated with a tuple of W Refs. Reverse mode only."""
+
+    __slots__ = ("dval",)
+    batched = True
+
+    def __init__(self, val, dval):
+        super().__init__(val)
+        if not isinstance(dval, (tuple, list)) or not dval or not all(isinstance(d, Ref) for d in dval):
+            raise ActivityError("BatchMixedDuplicated takes a tuple of Refs, one for each lane")
+        self.dval = tuple(dval)
+
+
+def check_number(val, who):
+    """Active and scalar shadows are for floats: integers have no derivative."""
+    if isinstance(val, (bool, int, np.integer, np.bool_)):
+        raise ActivityError(f"{who}({val!r}): an integer has no derivative; pass a float, e.g. {float(val)!r}")
+    if not isinstance(val, (float, complex, np.floating, np.complexfloating)):
+        raise ActivityError(f"{who} takes a float or complex number, not {type(val).__name__}")
+
+
+def check_shadow(who, val, dval):
+    if isinstance(val, np.ndarray):
+        if val.dtype.kind not in "fc":
+            raise ActivityError(f"{who}: an array of dtype {val.dtype} has no derivative; pass an array of floats")
+        if not isinstance(dval, np.ndarray):
+            raise ActivityError(f"{who}: the shadow of an array is an array, not {type(dval).__name__}")
+        if dval.shape != val.shape:
+            raise ActivityError(f"{who}: the shadow has shape {dval.shape}, the array {val.shape}; they must be the same")
+        if dval.dtype != val.dtype:
+            raise ActivityError(f"{who}: the shadow has dtype {dval.dtype}, the array {val.dtype}; they must be the same")
+    elif isinstance(val, (bool, int, float, complex, np.number, np.bool_)):
+        check_number(val, who)
+        if isinstance(dval, np.ndarray) or not isinstance(dval, (int, float, complex, np.number)):
+            raise ActivityError(f"{who}: the shadow of a number is a number, not {type(dval).__name__}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How to differentiate. Frozen and hashable; the module has one of each kind, and methods derive others."""
+
+    forward: bool
+    primal: bool = False
+    holomorphic: bool = False
+    is_split: bool = False
+    width: int = 1
+    strong_zero: bool = False
+    runtime_activity: bool = False
+
+    def with_primal(self):
+        """The same mode, returning the primal as well."""
+        return dataclasses.replace(self, primal=True)
+
+    def no_primal(self):
+        """The same mode, without the primal."""
+        return dataclasses.replace(self, primal=False)
+
+    def split(self, width=1):
+        """Reverse in two halves (`autodiff_thunk`), with `width` lanes."""
+        if self.forward:
+            raise ActivityError("forward mode has no halves to split into")
+        if width < 1:
+            raise ActivityError(f"a batch of width {width} has no meaning")
+        return dataclasses.replace(self, is_split=True, width=width)
+
+    def combined(self):
+        """Reverse in one go."""
+        return dataclasses.replace(self, is_split=False, width=1)
+
+    def with_strong_zero(self):
+        """A zero adjoint (tangent) contributes nothing, even where the partial derivative is infinite or nan."""
+        return dataclasses.replace(self, strong_zero=True)
+
+    def with_runtime_activity(self):
+        """Accepted for code that comes from Enzyme; activity is always decided at run time here."""
+        return dataclasses.replace(self, runtime_activity=True)
+
+    @property
+    def name(self):
+        return ("Forward" if self.forward else "Reverse") + ("Holomorphic" if self.holomorphic else "") + \
+            ("Split" if self.is_split else "") + ("WithPrimal" if self.primal else "")
+
+
+Forward = Mode(True)
+ForwardWithPrimal = Mode(True, primal=True)
+Reverse = Mode(False)
+ReverseWithPrimal = Mode(False, primal=True)
+ReverseHolomorphic = Mode(False, holomorphic=True)
+ReverseHolomorphicWithPrimal = Mode(False, primal=True, holomorphic=True)
+ReverseSplitNoPrimal = Mode(False, is_split=True)
+ReverseSplitWithPrimal = Mode(False, primal=True, is_split=True)

@@ -1,0 +1,236 @@
+"""What users call: validate, wrap, sweep, unwrap. No mathematics.
+
+`autodiff` is the contract (docs/design.md): f is a map from its inputs to its return value and its inputs after the call; forward
+mode applies its derivative to shadows, reverse mode the transpose. `gradient` and the rest are made of it.
+"""
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from cyad import numpy as cyad_numpy
+from cyad._adjoint import run_reverse
+from cyad._dual import run_forward
+from cyad._tracked import plain_of
+from cyad.activity import (
+    Active, Annotation, BatchMixedDuplicated, Const, Duplicated, DuplicatedNoNeed, MixedDuplicated, Mode, check_number,
+)
+from cyad.errors import ActivityError
+
+
+class WithPrimal(NamedTuple):
+    """Derivatives and the value of the function."""
+
+    derivs: object
+    val: object
+
+
+def _name_of(f):
+    return getattr(f, "__qualname__", None) or type(f).__qualname__
+
+
+def _split_return(args):
+    """The return annotation, if the first of the arguments is one, and the rest."""
+    if args and isinstance(args[0], type) and issubclass(args[0], Annotation):
+        return args[0], args[1:]
+    return None, args
+
+
+def _width_of(annotations):
+    """The batch width that the annotations agree on, and whether they are batched at all."""
+    width, batched, first = 1, False, None
+    for name, a in annotations:
+        if not hasattr(a, "dval"):
+            continue
+        own = len(a.dval) if a.batched else 1
+        if first is not None and (own != width or a.batched != batched):
+            raise ActivityError(f"batch widths differ: {first} has {width}, {name} has {own}; all shadows of a call need "
+                                "the same width")
+        if first is None:
+            width, batched, first = own, a.batched, name
+    return width, batched
+
+
+def _annotate(f, args, kwargs):
+    """Every argument as (name, annotation), positional ones first, then annotated keywords in call order."""
+    named = [(f"argument {i + 1} of {_name_of(f)}", a if isinstance(a, Annotation) else Const(a))
+             for i, a in enumerate(args)]
+    for key, a in kwargs.items():
+        if isinstance(a, Annotation):
+            named.append((f"argument {key!r} of {_name_of(f)}", a))
+    return named
+
+
+def autodiff(mode, f, *args, **kwargs):
+    """Differentiate one call of `f`.
+
+    ``autodiff(mode, f, [return activity], *annotated arguments, **annotated keywords)``
+
+    With G: (inputs) -> (return value, inputs after the call), forward mode computes G'(inputs) shadows, reverse mode
+    G'(inputs)^T (seed 1 of an Active return, shadows). Shadows are written in place.
+
+    Forward returns ``(derivative,)``, or ``((d_1, ..., d_W),)`` for W lanes, ``()`` for a Const return; ForwardWithPrimal appends the
+    primal. Reverse returns ``((d_1, d_2, ...),)`` with the derivative of each Active argument (a tuple of W for W lanes) and None for
+    all others; ReverseWithPrimal appends the primal.
+
+    Raises ActivityError where annotations, mode and values do not fit; ActiveStoreError where a derivative would be lost; MissingRuleError
+    for functions without a rule. The user's own exceptions pass through unchanged. Any number of threads may call it.
+
+    >>> from cyad import Active, Reverse, autodiff
+    >>> autodiff(Reverse, lambda x, y: x * y, Active(2.0), Active(3.0))
+    ((3.0, 2.0),)
+    """
+    if not isinstance(mode, Mode):
+        raise ActivityError(f"the first argument of autodiff is a mode (Forward, Reverse, ...), not {mode!r}")
+    if mode.is_split:
+        raise ActivityError("a split mode needs autodiff_thunk, which returns both halves")
+    returned, args = _split_return(args)
+    if isinstance(f, Const):
+        f = f.val
+    if not callable(f):
+        raise ActivityError(f"autodiff needs a function to differentiate, not {type(f).__name__}")
+    named = _annotate(f, args, kwargs)
+    for name, a in named:
+        if mode.forward and isinstance(a, (Active, MixedDuplicated, BatchMixedDuplicated)):
+            raise ActivityError(f"{name} is {type(a).__name__}, which has no meaning in forward mode; pass "
+                                "Duplicated(value, tangent)")
+        if not mode.forward and isinstance(a, Duplicated) and not isinstance(a.val, np.ndarray) and isinstance(
+                a.val, (float, complex, np.number)):
+            raise ActivityError(f"{name} is a number; in reverse mode its derivative is returned: pass Active(value)")
+    width, batched = _width_of(named)
+    cyad_numpy.catch_ufuncs()
+    if mode.forward:
+        return run_forward(mode, f, returned, args, kwargs, named, width, batched)
+    return run_reverse(mode, f, returned, args, kwargs, named, width, batched)
+
+
+def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
+    """The gradient of a real scalar function, one entry for each argument.
+
+    An array argument gives an array of its shape and dtype, a float a float, a Const one (or anything that is no float) None where it stands.
+    In reverse mode one sweep whatever the number of inputs; in forward mode one call of `f` for each `chunk` of inputs (8 by
+    default). `f` works on the arguments themselves: what it overwrites is overwritten, as in a plain call.
+
+    ``out``: an array (or a tuple of them, one for each argument) that receives the gradient. ReverseWithPrimal and ForwardWithPrimal return
+    ``(derivs, val)``. Keyword arguments are passed on and not differentiated.
+
+    Raises ActivityError for integer arguments and for functions that do not return a scalar. Any number of threads may call it.
+
+    >>> import numpy as np
+    >>> from cyad import Reverse, gradient
+    >>> gradient(Reverse, lambda x: np.sum(x * x), np.array([1.0, 2.0]))
+    (array([2., 4.]),)
+    """
+    if not isinstance(mode, Mode):
+        raise ActivityError(f"the first argument of gradient is a mode (Forward, Reverse, ...), not {mode!r}")
+    outs = _outs_of(out, args)
+    cyad_numpy.catch_ufuncs()
+    if mode.forward:
+        derivs, val = _forward_gradient(mode, f, args, kwargs, outs, chunk)
+    else:
+        derivs, val = _reverse_gradient(mode, f, args, kwargs, outs)
+    return WithPrimal(derivs, val) if mode.primal else derivs
+
+
+def _outs_of(out, args):
+    if out is None:
+        return (None,) * len(args)
+    outs = out if isinstance(out, tuple) else (out,)
+    if len(outs) != len(args):
+        raise ActivityError(f"out= has {len(outs)} entries for {len(args)} arguments")
+    return outs
+
+
+def _is_number(a):
+    return isinstance(a, (float, complex, np.floating, np.complexfloating)) and not isinstance(a, np.ndarray)
+
+
+def _check_differentiable(a, position, f):
+    if isinstance(a, np.ndarray):
+        if a.dtype.kind not in "fc":
+            raise ActivityError(f"argument {position + 1} of {_name_of(f)} is an array of dtype {a.dtype}, which has no derivative; "
+                                "pass floats, or Const(...) if none is wanted")
+        return
+    check_number(a, f"argument {position + 1} of {_name_of(f)}")
+
+
+def _reverse_gradient(mode, f, args, kwargs, outs):
+    annotated, derivs = [], []
+    for i, (a, o) in enumerate(zip(args, outs, strict=True)):
+        if isinstance(a, Const):
+            annotated.append(a)
+            derivs.append(None)
+            continue
+        _check_differentiable(a, i, f)
+        if isinstance(a, np.ndarray):
+            shadow = np.zeros_like(a) if o is None else o
+            if o is not None:
+                shadow[...] = 0.0
+            annotated.append(Duplicated(a, shadow))
+            derivs.append(shadow)
+        else:
+            annotated.append(Active(a))
+            derivs.append(a)
+    keywords = {k: v if isinstance(v, Annotation) else Const(v) for k, v in kwargs.items()}
+    named = _annotate(f, annotated, keywords)
+    full = mode.with_primal()
+    entries, val = run_reverse(full, f, Active, annotated, keywords, named, 1, False)
+    return tuple(e if isinstance(a, Active) else d for a, e, d in zip(annotated, entries, derivs, strict=False)), val
+
+
+def _forward_gradient(mode, f, args, kwargs, outs, chunk):
+    sizes = []
+    for i, a in enumerate(args):
+        if isinstance(a, Const):
+            sizes.append(0)
+            continue
+        _check_differentiable(a, i, f)
+        sizes.append(a.size if isinstance(a, np.ndarray) else 1)
+    total = sum(sizes)
+    chunk = max(1, min(8 if chunk is None else chunk, total))
+    derivs = [None if isinstance(a, Const) else
+              (np.zeros(a.shape, a.dtype) if o is None else o) if isinstance(a, np.ndarray) else a
+              for a, o in zip(args, outs, strict=True)]
+    before = [a.copy() if isinstance(a, np.ndarray) else None for a in args]
+    val, starts = None, range(0, max(total, 1), chunk)
+    for first in starts:
+        if first:
+            for a, b in zip(args, before, strict=True):
+                if b is not None and a.flags.writeable:
+                    a[...] = b
+        width = max(1, min(chunk, total - first))
+        annotated, offset = [], 0
+        for a, size in zip(args, sizes, strict=True):
+            if isinstance(a, Const):
+                annotated.append(a)
+                continue
+            picked = range(max(first - offset, 0), min(first + width - offset, size))
+            if isinstance(a, np.ndarray):
+                lanes = np.zeros((width, *a.shape), a.dtype)
+                for k in picked:
+                    lanes[offset + k - first].flat[k] = 1.0
+                annotated.append(_lanes(a, tuple(lanes)))
+            else:
+                annotated.append(_lanes(a, tuple(1.0 if first <= offset < first + width and lane == offset - first else 0.0
+                                                 for lane in range(width))))
+            offset += size
+        keywords = {k: v if isinstance(v, Annotation) else Const(v) for k, v in kwargs.items()}
+        named = _annotate(f, annotated, keywords)
+        tangents, val = run_forward(mode.with_primal(), f, Duplicated, annotated, keywords, named, width, True)
+        if np.ndim(val):
+            raise ActivityError(f"gradient needs a scalar function; {_name_of(f)} returned an array of shape {np.shape(val)}: "
+                                "use jacobian")
+        offset = 0
+        for i, (a, size) in enumerate(zip(args, sizes, strict=True)):
+            for k in range(max(first - offset, 0), min(first + width - offset, size)):
+                if isinstance(a, np.ndarray):
+                    derivs[i].flat[k] = tangents[offset + k - first]
+                else:
+                    derivs[i] = tangents[offset - first]
+            offset += size
+    return tuple(derivs), val
+
+
+def _lanes(val, lanes):
+    from cyad.activity import BatchDuplicated
+    return BatchDuplicated(val, lanes)
