@@ -1,6 +1,5 @@
 """cyad: derivatives of NumPy code that already exists."""
-from cyad import numpy as _numpy  # noqa: F401  (catches the calls of existing code)
-from cyad import rules
+from cyad import _creation, rules  # noqa: F401  (_creation catches the calls of existing code)
 from cyad._adjoint import Adjoint, AdjointArray, Tape
 from cyad._dual import Dual, DualArray
 from cyad.activity import (

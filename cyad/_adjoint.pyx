@@ -1441,6 +1441,7 @@ cdef class Tape(Context):
         cdef TrackedArray array
         if not self.alive:
             escaped(self)
+        value = primal_at(self, value)
         if isinstance(value, np.ndarray):
             if value.dtype.kind not in "fc":
                 raise ActivityError(f"a variable of dtype {value.dtype} has no derivative; pass floats")

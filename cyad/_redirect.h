@@ -445,11 +445,20 @@ static void cyad_set_ufunc(PyObject *ufunc, vectorcallfunc f) { ((PyUFuncObject 
  * Imports
  */
 
+/* What is called after an import inside a context: it looks after the new modules. Held by _redirect.pyx. */
+static PyObject *cyad_after_import = NULL;
+
 /* importlib's _find_and_load with no context. In C, so that it adds no line to the tracebacks of failing imports. */
 static PyObject *cyad_import(PyObject *find_and_load, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *old = cyad_swap_current(NULL);
     PyObject *module = PyObject_Vectorcall(find_and_load, args, (size_t)nargs, kwnames);
+    if (old && module && cyad_after_import) {
+        PyObject *done = PyObject_CallNoArgs(cyad_after_import);
+        if (!done)
+            Py_CLEAR(module);
+        Py_XDECREF(done);
+    }
     cyad_swap_current(old);
     return module;
 }

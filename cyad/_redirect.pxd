@@ -9,6 +9,6 @@ ctypedef object (*call_handler)(object callee, PyObject* const* args, size_t nar
 cdef PyObject* current() noexcept nogil
 cdef PyObject* swap_current(PyObject* context) noexcept nogil
 
-cdef int redirect_native(owner, str name, str gate, call_handler handler) except -1
+cdef object redirect_native(owner, str name, str gate, call_handler handler)
 cdef void register_ufunc_handler(call_handler handler) noexcept
 cdef object call_ufunc(ufunc, PyObject* const* args, size_t nargsf, kwnames)

@@ -70,6 +70,7 @@ cdef extern from "_redirect.h":
     cyad_type_slot* cyad_type_slots
     vectorcallfunc cyad_ufunc_original
     call_handler cyad_ufunc_handler
+    PyObject* cyad_after_import
 
     PyObject* cyad_current() noexcept nogil
     PyObject* cyad_swap_current(PyObject* context) noexcept nogil
@@ -106,6 +107,7 @@ cdef list _ufuncs = []
 cdef object _ufunc_callable = None
 cdef object _plain_import = None
 cdef object _shielded_import = None
+cdef object _after_import = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -171,6 +173,10 @@ def redirect(owner, str name not None, str gate not None, handler):
         **kwargs)``. The context is as the caller had it: a handler that uses redirected functions itself calls their
         `original`, or runs without context.
 
+    Returns
+    -------
+    The object that always calls the original.
+
     Raises
     ------
     RedirectError
@@ -178,15 +184,15 @@ def redirect(owner, str name not None, str gate not None, handler):
     """
     if not callable(handler):
         raise TypeError(f"the handler for {name!r} must be callable, not {handler!r}")
-    _redirect(owner, name, gate, handler, NULL)
+    return _redirect(owner, name, gate, handler, NULL)
 
 
-cdef int redirect_native(owner, str name, str gate, call_handler handler) except -1:
+cdef object redirect_native(owner, str name, str gate, call_handler handler):
     """`redirect` for a C function: saves the cost of a Python call, some 30 ns."""
     return _redirect(owner, name, gate, None, handler)
 
 
-cdef int _redirect(owner, str name, str gate, handler, call_handler native) except -1:
+cdef object _redirect(owner, str name, str gate, handler, call_handler native):
     cdef bint is_method = isinstance(owner, type)
     cdef PyMethodDef* definition
     cdef cyad_slot* slot
@@ -214,7 +220,7 @@ cdef int _redirect(owner, str name, str gate, handler, call_handler native) exce
     if slot.gate != CYAD_CLOSED:
         raise RedirectError(asked + "it is redirected already (maybe under another name of the same function)")
     _open_slot(slot, convention, _gate_of(gate), handler, native, asked)
-    return 0
+    return <object>slot.original
 
 
 cdef cyad_slot* _slot_of(function, PyMethodDef* definition, int convention, bint is_method, str asked) except NULL:
@@ -389,14 +395,17 @@ def redirect_module_ufuncs(module):
 # Imports
 # ---------------------------------------------------------------------------------------------------------------------
 
-def shield_imports():
-    """Run modules that are first imported inside a call without context.
+def shield_imports(after=None):
+    """Run modules that are first imported inside a call without context, and then call `after`.
 
     Else what they make at their top level (tables of coefficients) would be tracked by a call that ends, and the
     module would be unusable afterwards. Imports that find their module loaded do not come here.
     """
-    global _plain_import, _shielded_import
+    global _plain_import, _shielded_import, _after_import
     _check_allowed()
+    if after is not None:
+        _after_import = after
+        cyad_after_import = <PyObject*>_after_import
     if importlib._bootstrap._find_and_load is _shielded_import:
         return
     plain = getattr(importlib._bootstrap, "_find_and_load", None)

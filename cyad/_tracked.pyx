@@ -126,9 +126,20 @@ cdef class Context:
         raise NotImplementedError("a context of no mode")
 
 
+cdef extern from *:
+    """
+    static void cyad_no_sequence(PyObject *type) { ((PyTypeObject *)type)->tp_as_sequence->sq_item = NULL; }
+    """
+    void cyad_no_sequence(object type)
+
+
 cdef int register_types(object adjoint, object dual, object adjoint_array, object dual_array) except -1:
     """Told once, by the carriers' package, which types carry derivatives."""
     global ADJOINT, DUAL, ADJOINT_ARRAY, DUAL_ARRAY
+    for scalar in (adjoint, dual):
+        if scalar is not None:
+            # A type with sq_item looks like a sequence to NumPy, which then hides our error behind one of its own.
+            cyad_no_sequence(scalar)
     if adjoint is not None:
         ADJOINT = <PyTypeObject*>adjoint
         ADJOINT_ARRAY = <PyTypeObject*>adjoint_array
@@ -2188,9 +2199,9 @@ cdef object math_call(object original, PyObject* const* args, size_t nargsf, obj
     row = _MATH_ROWS.get(name)
     values = tuple([<object>args[i] for i in range(n)])
     for v in values:
-        if is_array(v) and not (<TrackedArray>v).boxed and (<TrackedArray>v).place.size != 1:
-            raise TypeError("only length-1 arrays can be converted to Python scalars")
-    values = tuple([v.reshape(-1)[0] if is_array(v) and not (<TrackedArray>v).boxed else v for v in values])
+        if is_array(v) and v.ndim > 0:
+            raise TypeError(f"math.{name} takes numbers, not arrays; use NumPy's function")
+    values = tuple([v[()] if is_array(v) else v for v in values])
     if row is not None and (<Row>row).nin == n:
         value = original(*[float(plain_value(v)) for v in values])
         return math_value(<Row>row, values[0], values[1] if n == 2 else None, value)

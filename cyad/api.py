@@ -3,13 +3,12 @@
 `autodiff` is the contract (docs/design.md): f is a map from its inputs to its return value and its inputs after the call; forward
 mode applies its derivative to shadows, reverse mode the transpose. `gradient` and the rest are made of it.
 """
-import functools
 from typing import NamedTuple
 
 import numpy as np
 
-from cyad import numpy as cyad_numpy
 from cyad._adjoint import run_reverse
+from cyad._creation import catch_libraries
 from cyad._dual import run_forward
 from cyad._tracked import plain_of
 from cyad.activity import (
@@ -98,7 +97,7 @@ def autodiff(mode, f, *args, **kwargs):
                 a.val, (float, complex, np.number)):
             raise ActivityError(f"{name} is a number; in reverse mode its derivative is returned: pass Active(value)")
     width, batched = _width_of(named)
-    cyad_numpy.catch_ufuncs()
+    catch_libraries()
     if mode.forward:
         return run_forward(mode, f, returned, args, kwargs, named, width, batched)
     return run_reverse(mode, f, returned, args, kwargs, named, width, batched)
@@ -124,7 +123,7 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
     if not isinstance(mode, Mode):
         raise ActivityError(f"the first argument of gradient is a mode (Forward, Reverse, ...), not {mode!r}")
     outs = _outs_of(out, args)
-    cyad_numpy.catch_ufuncs()
+    catch_libraries()
     if mode.forward:
         derivs, val = _forward_gradient(mode, f, args, kwargs, outs, chunk)
     else:

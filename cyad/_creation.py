@@ -1,0 +1,284 @@
+"""Creation functions that make arrays which can hold active values, and the redirection of existing code to them.
+
+The functions here are handlers of `_redirect`: they get NumPy's original first. `cyad.numpy` publishes them under
+NumPy's names.
+
+Compiled modules (Cython's, above all) must go on getting plain arrays: they take what np.empty returns as an ndarray, often
+without a check. They call NumPy through their own globals, so `catch_libraries` gives every extension module a NumPy whose creation
+functions are the originals. What such code is given (np.asarray of an inactive tracked array) is plain memory, what it makes is plain.
+
+Thread safety: the current call is thread-local; libraries are caught under the import lock of `sys.modules`' users, once each.
+"""
+import importlib.machinery
+import math
+import sys
+import types
+
+import numpy as np
+
+from cyad import _redirect, _tracked
+from cyad._tracked import holds_tracked, is_tracked_value, plain_of, stack_nested, track
+
+CREATORS = {}   # by NumPy's name: functions for `cyad.numpy`
+_handlers = {}
+
+
+def _creator(function):
+    """A creation function that takes the original first; published under its name with NumPy's original bound."""
+    name = function.__name__.removeprefix("_")
+    original = getattr(np, name)
+
+    def creator(*args, **kwargs):
+        return function(original, *args, **kwargs)
+
+    creator.__name__ = name
+    creator.__doc__ = original.__doc__
+    CREATORS[name] = creator
+    _handlers[name] = function
+    return function
+
+
+@_creator
+def _zeros(original, *args, **kwargs):
+    return track(original(*args, **kwargs))
+
+
+@_creator
+def _empty(original, *args, **kwargs):
+    return track(original(*args, **kwargs))
+
+
+@_creator
+def _arange(original, *args, **kwargs):
+    if any(map(is_tracked_value, args)):
+        # Steps of an active size are numbers like any others: start + step * i.
+        start, stop, step = (args + (None, None))[:3]
+        if stop is None:
+            start, stop = 0.0, start
+        step = 1.0 if step is None else step
+        count = max(0, math.ceil((plain_of(stop) - plain_of(start)) / plain_of(step)))
+        return start + step * original(count)
+    return track(original(*args, **kwargs))
+
+
+@_creator
+def _fromiter(original, iter, dtype, *args, **kwargs):
+    items = list(iter)
+    if holds_tracked(items):
+        return stack_nested(items, np.dtype(dtype))
+    return track(original(items, dtype, *args, **kwargs))
+
+
+@_creator
+def _empty_like(original, *args, **kwargs):
+    return track(original(*args, **kwargs))
+
+
+def _converted(original, obj, dtype, copy, order, ndmin=0, **kwargs):
+    """Tracked values, or lists that hold some, as a tracked array; None for anything else."""
+    if dtype is not None and np.dtype(dtype).hasobject:
+        return None
+    if is_tracked_value(obj):
+        # A number becomes an array without axes.
+        out = stack_nested([obj], None)[0:1].reshape(()) if not isinstance(obj, np.ndarray) else obj
+        fresh = out is not obj
+        if dtype is not None and np.dtype(dtype) != out.dtype:
+            out, fresh = out.astype(dtype), True
+        if copy and not fresh:
+            out = out.copy(order="K" if order is None else order)
+    elif isinstance(obj, (list, tuple)) and holds_tracked(obj):
+        out = stack_nested(obj, dtype)
+    else:
+        return None
+    return out[(None,) * (ndmin - out.ndim)] if ndmin > out.ndim else out
+
+
+@_creator
+def _array(original, obj, dtype=None, *, copy=True, order="K", ndmin=0, **kwargs):
+    out = _converted(original, obj, dtype, copy, order, ndmin)
+    if out is not None:
+        return out
+    return track(original(obj, dtype, copy=copy, order=order, ndmin=ndmin, **kwargs))
+
+
+def _as_array(original, a, dtype=None, order=None, **kwargs):
+    out = _converted(original, a, dtype, kwargs.get("copy"), order)
+    if out is not None:
+        if order in ("C", "F") and not out.flags[f"{order}_CONTIGUOUS"]:
+            out = out.copy(order=order)
+        return out
+    out = original(a, dtype, order, **kwargs) if order is not None else original(a, dtype, **kwargs)
+    return out if out is a else track(out)
+
+
+@_creator
+def _asarray(original, a, dtype=None, order=None, **kwargs):
+    return _as_array(original, a, dtype, order, **kwargs)
+
+
+@_creator
+def _asanyarray(original, a, dtype=None, order=None, **kwargs):
+    return _as_array(original, a, dtype, order, **kwargs)
+
+
+def _contiguous(original, a, dtype, order):
+    out = _converted(original, a, dtype, None, order, ndmin=1)
+    if out is None:
+        plain = original(a, dtype)
+        return plain if plain is a else track(plain)
+    return out if out.flags[f"{order}_CONTIGUOUS"] else out.copy(order=order)
+
+
+@_creator
+def _ascontiguousarray(original, a, dtype=None, **kwargs):
+    return _contiguous(original, a, dtype, "C")
+
+
+@_creator
+def _asfortranarray(original, a, dtype=None, **kwargs):
+    return _contiguous(original, a, dtype, "F")
+
+
+def _copy_method(original, self, *args, **kwargs):
+    return track(original(self, *args, **kwargs))
+
+
+def _astype_method(original, self, *args, **kwargs):
+    out = original(self, *args, **kwargs)
+    return out if out is self else track(out)
+
+
+def _ndarray_call(original, *args, **kwargs):
+    return track(original(*args, **kwargs))
+
+
+class _ArrayConverter:
+    """What NumPy's own `_array_converter` does, for arguments of which some are tracked."""
+
+    def __init__(self, original, *arrays):
+        self._scalars = tuple(not isinstance(a, np.ndarray) and np.ndim(plain_of(a)) == 0 for a in arrays)
+        self._arrays = tuple(CREATORS["asarray"](a) for a in arrays)
+        self.scalar_input = self._scalars
+
+    def __len__(self):
+        return len(self._arrays)
+
+    def __getitem__(self, index):
+        return self._arrays[index]
+
+    def as_arrays(self, *, subok=True, pyscalars="convert_if_no_array"):
+        return self._arrays
+
+    def result_type(self, extra_dtype=None, ensure_inexact=False):
+        dtype = np.result_type(*[a.dtype for a in self._arrays], *([] if extra_dtype is None else [extra_dtype]))
+        return np.result_type(dtype, np.float64) if ensure_inexact and dtype.kind in "biu" else dtype
+
+    def wrap(self, array, /, to_scalar=None):
+        scalar = all(self._scalars) if to_scalar is None else to_scalar
+        return array[()] if scalar and isinstance(array, np.ndarray) and array.ndim == 0 else array
+
+
+def _summation(name):
+    """math's functions of lists, which have no gate of their own kind: they see lists, not numbers."""
+    def fsum(values):
+        return sum(values[1:], values[0]) if values else 0.0
+
+    def prod(values, *, start=1):
+        for v in values:
+            start = start * v
+        return start
+
+    def sumprod(p, q):
+        return fsum([a * b for a, b in zip(p, q, strict=True)])
+
+    def dist(p, q):
+        return _tracked_sqrt(fsum([(a - b) * (a - b) for a, b in zip(p, q, strict=True)]))
+
+    function = {"fsum": fsum, "prod": prod, "sumprod": sumprod, "dist": dist}[name]
+
+    def handler(original, *args, **kwargs):
+        args = tuple(list(a) for a in args)
+        return function(*args, **kwargs) if any(map(holds_tracked, args)) else original(*args, **kwargs)
+
+    return handler
+
+
+def _tracked_sqrt(x):
+    return np.sqrt(x)
+
+
+_EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+_seen = set()
+_plain_functions = {}
+
+
+class _PlainNumPy(types.ModuleType):
+    """NumPy as compiled modules see it: creation functions are the originals."""
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+
+_plain_numpy = _PlainNumPy("numpy", np.__doc__)
+
+
+def catch_libraries():
+    """Looks after the modules that have been imported since the last time: ufuncs are redirected, compiled callers are not."""
+    if len(sys.modules) == len(_seen) or not REDIRECTED:
+        return
+    for name, module in list(sys.modules.items()):
+        if name in _seen:
+            continue
+        _seen.add(name)
+        if not str(getattr(module, "__file__", None) or "").endswith(_EXTENSIONS) or name.startswith("cyad."):
+            continue
+        _redirect.redirect_module_ufuncs(module)
+        if name.startswith("numpy._core"):
+            continue
+        for key, value in list(vars(module).items()):
+            if value is np:
+                setattr(module, key, _plain_numpy)
+            elif isinstance(value, types.BuiltinFunctionType) and value.__name__ in _plain_functions and \
+                    value is getattr(np, value.__name__, None):
+                setattr(module, key, _plain_functions[value.__name__])
+
+
+def _install():
+    from cyad._adjoint import Adjoint, AdjointArray
+    from cyad._dual import Dual, DualArray
+
+    _redirect.register_types((Adjoint, Dual, AdjointArray, DualArray))
+    _tracked.install_ufunc_hook()
+    _redirect.redirect_module_ufuncs(np)
+    _redirect.redirect_module_ufuncs(np._core.umath)
+    for method in ("at", "reduce", "accumulate", "reduceat", "outer"):
+        def handler(original, ufunc, *args, _method=method, **kwargs):
+            return _tracked.call_ufunc_tracked(ufunc, _method, args, kwargs)
+        _redirect.redirect(np.ufunc, method, "types", handler)
+    for name, function in _handlers.items():
+        original = _redirect.redirect(np, name, "context", function)
+        _plain_functions[name] = original
+        setattr(_plain_numpy, name, original)
+    _redirect.redirect(np.ndarray, "copy", "context", _copy_method)
+    _redirect.redirect(np.ndarray, "__copy__", "context", _copy_method)
+    _redirect.redirect(np.ndarray, "__deepcopy__", "context", _copy_method)
+    _redirect.redirect(np.ndarray, "astype", "context", _astype_method)
+    _redirect.redirect_type(np.ndarray, "context", _ndarray_call)
+    _redirect.redirect_type(np._core._multiarray_umath._array_converter, "types", _ArrayConverter)
+    for name in _tracked.MATH_FUNCTIONS:
+        if hasattr(math, name):
+            _tracked.install_math_hook(name)
+    for name in ("fsum", "prod", "sumprod", "dist"):
+        if hasattr(math, name):
+            _redirect.redirect(math, name, "context", _summation(name))
+    _redirect.shield_imports(catch_libraries)
+
+
+REDIRECTED = True
+try:
+    _install()
+    catch_libraries()
+except _redirect.RedirectError:
+    # Turned off, or not possible on this interpreter: creation functions are those of this module, and everything that
+    # would lose a derivative still raises.
+    REDIRECTED = False
