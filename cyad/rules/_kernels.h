@@ -28,7 +28,7 @@
 #define CYAD_X86 1
 #endif
 
-enum { CYAD_BLOCK = 512, CYAD_SMALL = 32, CYAD_REGISTERS = 3 + CYAD_MAX_STEPS, CYAD_SHORT_AXIS = 32,
+enum { CYAD_BLOCK = 512, CYAD_SMALL = 32, CYAD_REGISTERS = 3 + CYAD_MAX_STEPS, CYAD_SHORT_AXIS = 32, CYAD_TILE = 64,
        CYAD_SUM_LANES = 4 };
 enum { X, Y, O, SEED, TARGET, OPERANDS };
 
@@ -45,12 +45,19 @@ typedef struct {
 
 /* ---- instances of the loops ------------------------------------------------------------------------------------- */
 
+/* Nobody looks at the status flags of these loops, and gcc vectorises a choice between two values only where it may
+   set flags that the plain loop would not. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("no-trapping-math")
+#endif
+
 #define CYAD_TARGET
 #define T_ double
 #define T(v) v
 #define M_sqrt sqrt
 #define M_absolute fabs
-#define M_square cyad_square
+#define M_square(a) ((a) * (a))
 #define M_sign(a) ((a) > 0 ? 1.0 : (a) < 0 ? -1.0 : (a))
 #define M_copysign copysign
 #define M_rint rint
@@ -107,6 +114,10 @@ typedef struct {
 #undef M_rint
 #undef M_hypot1
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
+
 /* By type: 0 double, 1 float. */
 static const cyad_loops *cyad_loop[2] = {&cyad_loops_double, &cyad_loops_float};
 
@@ -128,11 +139,13 @@ typedef struct { cyad_inner run; void *data; } cyad_ufunc;
 static cyad_ufunc cyad_primal[CYAD_OP_COUNT][2];
 static cyad_ufunc cyad_function[CYAD_FUNCTION_COUNT][2];
 
+/* A number is evaluated with steps of zero, because that is how NumPy runs over operands of size one: np.power looks
+   at the step to see whether the exponent is one number (2, 0.5, -1), and rounds otherwise then. */
 static inline double cyad_evaluate(int op, double x, double y)
 {
     double o;
     char *args[3] = {(char *)&x, (char *)&y, (char *)&o};
-    static const npy_intp one = 1, steps[3] = {8, 8, 8};
+    static const npy_intp one = 1, steps[3] = {0, 0, 0};
     const cyad_ufunc *u = &cyad_primal[op][0];
     if (cyad_arity[op] == 1) args[1] = (char *)&o;
     u->run(args, &one, steps, u->data);
@@ -143,7 +156,7 @@ static inline double cyad_evaluate_float(int op, double x, double y)
 {
     float fx = (float)x, fy = (float)y, o;
     char *args[3] = {(char *)&fx, (char *)&fy, (char *)&o};
-    static const npy_intp one = 1, steps[3] = {4, 4, 4};
+    static const npy_intp one = 1, steps[3] = {0, 0, 0};
     const cyad_ufunc *u = &cyad_primal[op][1];
     if (cyad_arity[op] == 1) args[1] = (char *)&o;
     u->run(args, &one, steps, u->data);
@@ -176,6 +189,7 @@ static inline int cyad_evaluate_array(int op, int f32, npy_intp n, char *x, npy_
     const cyad_ufunc *u = &cyad_primal[op][f32];
     if (!u->run) return -1;
     if (cyad_status()) cyad_clear_status();
+    if (n == 1) sx = sy = so = 0;
     if (cyad_arity[op] == 1) {
         char *args[2] = {x, out};
         npy_intp steps[2] = {sx, so};
@@ -236,7 +250,11 @@ static const char *cyad_partial(const cyad_job *job, npy_intp n, char *const *at
         for (j = 0; j < step->nin; j++) moves |= rs[step->in[j]] != 0;
         r[3 + i] = out;
         rs[3 + i] = moves ? item : 0;    /* what does not move is computed once */
-        if (step->call) {
+        if (step->call && step->fn == CYAD_FUNCTION_power && rs[step->in[1]] == 0
+            && (job->f32 ? *(float *)r[step->in[1]] == 1.0f : *(double *)r[step->in[1]] == 1.0)) {
+            r[3 + i] = r[step->in[0]];      /* x**2 is too common to compute x**1 */
+            rs[3 + i] = rs[step->in[0]];
+        } else if (step->call) {
             const cyad_ufunc *u = &cyad_function[step->fn][job->f32];
             char *args[5];
             npy_intp steps[5], count = moves ? n : 1;
@@ -397,7 +415,7 @@ static __attribute__((noinline)) void cyad_general(cyad_job *job, int ndim, cons
     char scratch[CYAD_REGISTERS * CYAD_BLOCK * 8] __attribute__((aligned(64)));
     cyad_axis axes[NPY_MAXDIMS + 1], inner;
     char *at[OPERANDS];
-    int count = 0, joined, kept, d, j, k;
+    int count = 0, joined, kept, tiled = 0, d, j, k;
     npy_intp chunk;
 
     job->scratch = scratch;
@@ -443,7 +461,25 @@ static __attribute__((noinline)) void cyad_general(cyad_job *job, int ndim, cons
             axes[1 + kept++] = axis;
         }
     }
-    cyad_run(job, &inner, chunk, axes + 1, kept, count - 1 - kept, at);
+    /* An operand that runs the other way (transposed) is walked in square tiles: lines and pages are used up. */
+    if (kept && chunk == inner.n && inner.s[TARGET]) {
+        for (k = 0; k < OPERANDS; k++) {
+            const npy_intp here = inner.s[k], next = axes[1].s[k];
+            tiled |= next && (here < 0 ? -here : here) > (next < 0 ? -next : next);
+        }
+    }
+    if (tiled) {
+        const npy_intp rows = axes[1].n;
+        npy_intp row;
+        for (row = 0; row < rows; row += CYAD_TILE) {
+            char *tile[OPERANDS];
+            cyad_move(tile, at, axes[1].s, row);
+            axes[1].n = rows - row < CYAD_TILE ? rows - row : CYAD_TILE;
+            cyad_run(job, &inner, CYAD_TILE, axes + 1, kept, count - 1 - kept, tile);
+        }
+    } else {
+        cyad_run(job, &inner, chunk, axes + 1, kept, count - 1 - kept, at);
+    }
 }
 
 /* The stride of an operand whose memory is a plain run (item) or a single number (0); -1 for any other. */
@@ -504,11 +540,12 @@ static int cyad_accumulate(const cyad_program *program, int strong, int f32, int
             flat &= stride[k] >= 0;
         }
     }
-    if (flat && n <= CYAD_SMALL && (stride[TARGET] || n == 1)) {
+    if (flat && n <= CYAD_SMALL) {
         char scratch[CYAD_REGISTERS * CYAD_SMALL * 8] __attribute__((aligned(64)));
         job.scratch = scratch;
         job.room = CYAD_SMALL;
-        cyad_block(&job, n, at, stride);
+        if (stride[TARGET] || n == 1) cyad_block(&job, n, at, stride);
+        else cyad_sum_inner(&job, n, stride, 0, 0, at);
     } else if (flat) {
         const npy_intp *single[OPERANDS];
         for (k = 0; k < OPERANDS; k++) single[k] = strides[k] ? stride + k : 0;

@@ -19,7 +19,7 @@ cdef class Row:
     cdef readonly int reads         # operand k: bits 3*k, 3*k + 1, 3*k + 2 say that its partial reads x, y, o
     cdef readonly int inert         # bit k: the partial of operand k is always zero
     cdef readonly bint strong, zero, scalar, holomorphic, anti
-    cdef readonly object name, ufunc, partials, refusal, domain, note, outputs
+    cdef readonly object name, ufunc, partials, refusal, domain, note, outputs, composite
 
 
 cdef Row lookup(object ufunc)
@@ -27,7 +27,9 @@ cdef Row lookup(object ufunc)
 # One number, by NumPy's own loop; only where row.scalar.
 cdef double evaluate(int op, double x, double y) noexcept nogil
 cdef double evaluate_f32(int op, double x, double y) noexcept nogil
+# What np.float64 and np.float32 do for **: not what np.power does, which is evaluate().
 cdef double scalar_pow(double x, double y) noexcept nogil
+cdef double scalar_pow_f32(double x, double y) noexcept nogil
 # What cyad_partials does, for any row: also where only scipy has the functions. -1 if not even it.
 cdef int partials_at(int op, int need, double x, double y, double o, double *px, double *py) noexcept nogil
 

@@ -13,7 +13,7 @@ import numpy as np
 from . import expressions, table
 
 cimport numpy as cnp
-from libc.math cimport pow
+from libc.math cimport pow, powf
 from numpy cimport NPY_DOUBLE, NPY_FLOAT, npy_intp
 
 cnp.import_array()
@@ -52,11 +52,13 @@ cdef class Row:
     ``partials``: a callable ``f(x, y, o)`` for each operand, over whatever NumPy dispatches on; None where the operand
     has no derivative, and ``refusal`` then says why. ``reads``, ``inert``: see the attributes in ``_kernels.pxd``.
     ``scalar``: `evaluate` works. ``ufunc`` is None until a scipy row is bound. ``outputs`` are the rows that the outputs
-    of a ufunc follow: the row itself, or several (divmod, modf, frexp).
+    of a ufunc follow: the row itself, or several (divmod, modf, frexp). ``composite`` is the function that a ufunc
+    is written as (clip), None for others. Rows without partials of their own (modf, divmod, clip) have ``op`` -1.
     """
 
     def __repr__(self):
-        return f"<row {self.name}: {', '.join(str(p) for p in table.BY_NAME[self.name].partials)}>"
+        rule = table.BY_NAME.get(self.name)
+        return f"<row {self.name}: {', '.join(map(str, rule.partials)) if rule else 'see outputs, composite'}>"
 
 
 cdef dict _rows = {}
@@ -130,6 +132,14 @@ def _ufunc_named(module, name):
     return None
 
 
+cdef Row _without_partials(str name, int nin, int nout):
+    cdef Row row = Row.__new__(Row)
+    _rows[name] = row
+    row.op, row.name, row.nin, row.nout = -1, name, nin, nout
+    row.partials = row.domain = row.outputs = ()
+    return row
+
+
 cdef int _build() except -1:
     cdef Row row
     for op, rule in enumerate(table.RULES):
@@ -138,15 +148,13 @@ cdef int _build() except -1:
             _bind(row, getattr(np, rule.name))
     for name, outputs in table.OUTPUTS.items():
         ufunc = getattr(np, name)
-        row = _rows.get(name)
-        if row is None:
-            row = Row.__new__(Row)
-            row.op, row.name, row.ufunc = -1, name, ufunc
-            row.nin, row.nout = ufunc.nin, ufunc.nout
-            row.zero = False
-            row.partials = row.domain = ()
-            _rows[name] = _of_ufunc[ufunc] = row
+        row = _rows.get(name) or _without_partials(name, ufunc.nin, ufunc.nout)
+        row.ufunc = ufunc
+        _of_ufunc[ufunc] = row
         row.outputs = tuple(_rows[output] for output in outputs)
+    for name, text in table.COMPOSITE.items():
+        row = _without_partials(name, text.count(",") + 1, 1)
+        row.composite = expressions.composite_function(text, name)
     _bind_functions(np)
     cyad_choose_loops()
     return 0
@@ -157,15 +165,25 @@ _build()
 
 cdef Row lookup(object ufunc):
     """The row of `ufunc`, or None."""
-    row = _of_ufunc.get(ufunc)
+    cdef Row row = _of_ufunc.get(ufunc)
+    return row if row is not None else _first_look(ufunc)
+
+
+cdef Row _first_look(object ufunc):
+    """Binds the ufuncs that show up only when they are called: scipy's, and the one behind np.clip."""
+    name = ufunc.__name__.removeprefix("_")
+    cdef Row row = _rows.get(name)
     if row is None:
-        special = sys.modules.get("scipy.special._ufuncs")
-        if special is not None:
-            name = ufunc.__name__.removeprefix("_")
-            if name in table.SPECIAL_NAMES and _ufunc_named(special, name) is ufunc:
-                _bind_functions(special)
-                row = _rows[name]
-                _bind(row, ufunc)
+        return None
+    if row.composite is not None and ufunc.nin == row.nin:
+        row.ufunc = ufunc
+        _of_ufunc[ufunc] = row
+        return row
+    special = sys.modules.get("scipy.special._ufuncs")
+    if special is None or name not in table.SPECIAL_NAMES or _ufunc_named(special, name) is not ufunc:
+        return None
+    _bind_functions(special)
+    _bind(row, ufunc)
     return row
 
 
@@ -187,6 +205,11 @@ cdef double evaluate_f32(int op, double x, double y) noexcept nogil:
 cdef double scalar_pow(double x, double y) noexcept nogil:
     """``np.float64.__pow__``: libm's pow, where the ufunc has a vector version that may round otherwise."""
     return pow(x, y)
+
+
+cdef double scalar_pow_f32(double x, double y) noexcept nogil:
+    """``np.float32.__pow__``."""
+    return powf(<float>x, <float>y)
 
 
 cdef int partials_at(int op, int need, double x, double y, double o, double *px, double *py) noexcept nogil:
@@ -259,9 +282,9 @@ def scalar_partials2(Row row, double x, double y, double o):
     return pxx, pxy, pyy
 
 
-def power_of_numbers(double x, double y):
+def power_of_numbers(double x, double y, *, bint f32=False):
     """What `scalar_pow` gives."""
-    return scalar_pow(x, y)
+    return np.float32(scalar_pow_f32(x, y)) if f32 else scalar_pow(x, y)
 
 
 cdef _broadcast(array, shape, dtype, writeable=False):

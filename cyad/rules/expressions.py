@@ -331,6 +331,15 @@ def python_source(root, name):
     return "\n    ".join([f"def {name}(x, y, o):", *lines]) + "\n"
 
 
+def composite_function(text, name):
+    """The callable ``name(x, y, z)`` for a composite row: NumPy functions of the operands."""
+    import numpy as np
+
+    namespace = {function: getattr(np, function) for function in table.BY_NAME if hasattr(np, function)}
+    exec(compile(f"def {name}(x, y, z):\n    return {text}\n", f"<cyad rule {name}: {text}>", "exec"), namespace)
+    return namespace[name]
+
+
 def python_function(text, name):
     """The callable ``f(x, y, o)`` for the partial ``text``: operators and NumPy functions only, no warnings.
 

@@ -180,7 +180,8 @@ def arrays(ex, rules):
     template += ["static void (*const CYAD_NAME(segments)[])(npy_intp, char *const *, T_ *) = {",
                  *(f"    CYAD_NAME(segment{i})," for i in range(len(segments))), "};"]
     names = ", ".join(f'"{name}"' for name in functions)
-    table = [PROGRAM_TYPES, f"enum {{ CYAD_FUNCTION_COUNT = {len(functions)}, CYAD_MAX_STEPS = {MAX_STEPS} }};",
+    table = [PROGRAM_TYPES, f"enum {{ CYAD_FUNCTION_COUNT = {len(functions)}, CYAD_MAX_STEPS = {MAX_STEPS},",
+             f"       CYAD_FUNCTION_power = {functions['power']} }};",
              f"static const char *const cyad_functions[] = {{{names}}};",
              "static const cyad_step cyad_steps[] = {", *(f"    {s}," for s in steps), "};",
              "static const cyad_program cyad_programs[CYAD_OP_COUNT][2] = {", *programs, "};"]

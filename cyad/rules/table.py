@@ -150,6 +150,7 @@ OUTPUTS = {
 
 # ---- more than two operands: written in terms of others --------------------------------------------------------------
 
+# The first three operands are x, y, z.
 COMPOSITE = {
     "clip": "minimum(maximum(x, y), z)",    # NumPy's own definition; half at a bound, as minimum and maximum
 }
