@@ -338,6 +338,43 @@ def test_lanes_are_not_axes(row, lanes, dtype):
                     check(row, k, x, y, o, seed, target, shape, lanes=lanes, assign=True)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_random_geometry(seed):
+    """Any number of axes, any mixture of broadcasting, order, direction and lanes."""
+    rng = np.random.default_rng(seed)
+    for _ in range(150):
+        ndim = rng.integers(0, 7)
+        sizes = [1, 2, 3, 5] if ndim > 3 else [1, 2, 7, 33, 80]
+        shape = tuple(int(n) for n in rng.choice(sizes, ndim))
+        dtype = [np.float64, np.float32][rng.integers(2)]
+        lanes = [None, 1, 2, 3, 5][rng.integers(5)]
+
+        def operand(front=(), shape=shape, ndim=ndim, dtype=dtype):
+            kept = tuple(n if rng.random() < 0.7 else 1 for n in shape)
+            order = rng.permutation(ndim)
+            a = rng.uniform(0.2, 1, (*front, *(kept[i] for i in order))).astype(dtype)
+            a = a.transpose(*range(len(front)), *(len(front) + np.argsort(order)))
+            flips = tuple(slice(None, None, [1, -1][rng.integers(2)]) for _ in kept)
+            return a[(slice(None),) * len(front) + flips] if ndim else a
+        front = () if lanes is None else (lanes,)
+        row = KERNEL_ROWS[rng.integers(len(KERNEL_ROWS))]
+        target = operand(front)
+        check(row, rng.integers(2), operand(), operand(), operand(), operand(front), target, shape, lanes=lanes,
+              assign=bool(target.shape[len(front):] == shape and rng.integers(2)), strong=bool(rng.integers(2)))
+
+
+def test_the_largest_number_of_axes():
+    x = np.arange(2.0**16).reshape((1,) * 32 + (2,) * 16 + (1,) * 16)
+    turned = x.transpose((*range(32), *range(47, 31, -1), *range(48, 64)))
+    multiply = row_named("multiply")
+    for y, seed in itertools.product((x, turned), repeat=2):
+        total, each = np.zeros(()), np.ones_like(x)
+        assert not _kernels.accumulate_arrays(multiply, 0, None, y, None, seed, total, shape=x.shape)
+        assert not _kernels.accumulate_arrays(multiply, 0, None, y, None, seed, each, shape=x.shape)
+        assert total == np.vdot(y, seed)
+        np.testing.assert_array_equal(each, 1 + y * seed)
+
+
 @by_row
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_every_row_over_arrays(row, dtype):

@@ -30,6 +30,14 @@
 
 enum { CYAD_BLOCK = 512, CYAD_SMALL = 32, CYAD_REGISTERS = 3 + CYAD_MAX_STEPS, CYAD_SHORT_AXIS = 32, CYAD_TILE = 64,
        CYAD_SUM_LANES = 4 };
+#if defined(__clang__)
+#define CYAD_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define CYAD_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define CYAD_INDEPENDENT
+#endif
+
 enum { X, Y, O, SEED, TARGET, OPERANDS };
 
 typedef void (*cyad_segment)(npy_intp n, char *const *in, void *out);
@@ -147,6 +155,7 @@ static inline double cyad_evaluate(int op, double x, double y)
     char *args[3] = {(char *)&x, (char *)&y, (char *)&o};
     static const npy_intp one = 1, steps[3] = {0, 0, 0};
     const cyad_ufunc *u = &cyad_primal[op][0];
+    if (!u->run) return NAN;
     if (cyad_arity[op] == 1) args[1] = (char *)&o;
     u->run(args, &one, steps, u->data);
     return o;
@@ -158,6 +167,7 @@ static inline double cyad_evaluate_float(int op, double x, double y)
     char *args[3] = {(char *)&fx, (char *)&fy, (char *)&o};
     static const npy_intp one = 1, steps[3] = {0, 0, 0};
     const cyad_ufunc *u = &cyad_primal[op][1];
+    if (!u->run) return cyad_evaluate(op, fx, fy);      /* float_power gives doubles */
     if (cyad_arity[op] == 1) args[1] = (char *)&o;
     u->run(args, &one, steps, u->data);
     return o;

@@ -19,7 +19,8 @@ cdef class Row:
     cdef readonly int reads         # operand k: bits 3*k, 3*k + 1, 3*k + 2 say that its partial reads x, y, o
     cdef readonly int inert         # bit k: the partial of operand k is always zero
     cdef readonly bint strong, zero, scalar, holomorphic, anti
-    cdef readonly object name, ufunc, partials, refusal, domain, note, outputs, composite
+    cdef readonly object name, ufunc, refusal, domain, note, outputs, composite
+    cdef object _partials           # the attribute `partials` makes them
 
 
 cdef Row lookup(object ufunc)

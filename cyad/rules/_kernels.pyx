@@ -56,6 +56,14 @@ cdef class Row:
     is written as (clip), None for others. Rows without partials of their own (modf, divmod, clip) have ``op`` -1.
     """
 
+    @property
+    def partials(self):
+        """Made when first asked for: most programs never leave the fast path, and importing must be quick."""
+        if self._partials is None:
+            self._partials = tuple(text and expressions.python_function(text, f"d_{self.name}_d{'xy'[k]}")
+                                   for k, text in enumerate(table.BY_NAME[self.name].partials))
+        return self._partials
+
     def __repr__(self):
         rule = table.BY_NAME.get(self.name)
         return f"<row {self.name}: {', '.join(map(str, rule.partials)) if rule else 'see outputs, composite'}>"
@@ -77,12 +85,9 @@ cdef Row _make(int op, rule):
     row.anti = rule.flags & table.ANTI
     row.zero = all(text == "0" for text in rule.partials)
     row.refusal = rule.note if None in rule.partials else None
-    row.partials = tuple(text and expressions.python_function(text, f"d_{rule.name}_d{'xy'[k]}")
-                         for k, text in enumerate(rule.partials))
     for k, text in enumerate(rule.partials):
-        if text is not None:
-            row.reads |= expressions.reads(expressions.parse(text)) << 3 * k
-            row.inert |= (text == "0") << k
+        row.reads |= cyad_programs[op][k].reads << 3 * k
+        row.inert |= (text == "0") << k
     return row
 
 
@@ -136,7 +141,7 @@ cdef Row _without_partials(str name, int nin, int nout):
     cdef Row row = Row.__new__(Row)
     _rows[name] = row
     row.op, row.name, row.nin, row.nout = -1, name, nin, nout
-    row.partials = row.domain = row.outputs = ()
+    row._partials = row.domain = row.outputs = ()
     return row
 
 
@@ -231,7 +236,7 @@ cdef int partials_at(int op, int need, double x, double y, double o, double *px,
 
 cdef int evaluate_array(Row row, int is_f32, npy_intp n, char *x, npy_intp sx, char *y, npy_intp sy,
                         char *out, npy_intp so) noexcept:
-    return cyad_evaluate_array(row.op, is_f32, n, x, sx, y, sy, out, so)
+    return -1 if row.op < 0 else cyad_evaluate_array(row.op, is_f32, n, x, sx, y, sy, out, so)
 
 
 cdef int accumulate(Row row, int k, int is_f32, int ndim, const npy_intp *shape,
@@ -244,6 +249,8 @@ cdef int accumulate(Row row, int k, int is_f32, int ndim, const npy_intp *shape,
     Axes along which the target does not move are summed over (not with `assign`). x, y, o may be NULL where the
     partial does not read them. Seed and target may be the same memory, but not overlap otherwise.
     """
+    if row.op < 0 or k >= row.nin:
+        return -1
     return cyad_accumulate(&cyad_programs[row.op][k], strong or row.strong, is_f32, ndim, shape, x, xs, y, ys, o, os,
                            seed, ss, seed_lane, target, ts, target_lane, nlanes, assign)
 

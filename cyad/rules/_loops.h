@@ -2,14 +2,14 @@
    T_ (the type), T(literal), M_f (functions), CYAD_NAME(f) (the name of an instance) and CYAD_TARGET defined.
 
    Strides are in bytes. Seed and target may be the very same memory (an in-place operation of forward mode), which
-   is why no pointer but the scratch is `restrict`; they never overlap in part. `ivdep` tells gcc that much. */
+   is why no pointer but the scratch is `restrict`; they never overlap in part. CYAD_INDEPENDENT tells the compiler that much. */
 
 #define CYAD_SEGMENTS
 #include "_partials.h"
 #undef CYAD_SEGMENTS
 
 #define AT(pointer, stride) (*(T_ *)((pointer) + i * (stride)))
-#define CONTIGUOUS(statement) { _Pragma("GCC ivdep") for (i = 0; i < n; i++) { statement; } }
+#define CONTIGUOUS(statement) { CYAD_INDEPENDENT for (i = 0; i < n; i++) { statement; } }
 #define STRIDED(statement) { for (i = 0; i < n; i++) { statement; } }
 /* The four ways to add: assign or accumulate, plain or with a zero seed that contributes exactly zero. */
 #define FOUR(LOOP, t, s, p) \

@@ -352,11 +352,14 @@ def python_function(text, name):
             return a if condition else b
         dtypes = [v.dtype for v in like if hasattr(v, "dtype")]
         if dtypes:      # two constants: the dtype is that of the operands, not of Python's float
-            a, b = np.asarray((a, b), np.result_type(*dtypes))
+            number = np.result_type(*dtypes).type
+            a, b = number(a), number(b)
         return np.where(condition, a, b)
 
     def hypot1(x):
-        return np.sqrt(1 + x*x) if np.iscomplexobj(x) else np.hypot(1.0, x)
+        dtype = getattr(x, "dtype", None)
+        is_complex = isinstance(x, complex) if dtype is None else dtype.kind == "c"
+        return np.sqrt(1 + x*x) if is_complex else np.hypot(1.0, x)
 
     source = python_source(parse(text), name)
     namespace = {"np": np, "where": where, "hypot1": hypot1}
