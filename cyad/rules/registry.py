@@ -23,13 +23,14 @@ Two extras, both optional for the carriers:
     at once (None is zero). Joining m arrays one tangent at a time would cost m times the result.
   - ``linear`` may be None: the result is a view of the first operand, and its derivative the same view of the shadow.
 
-The table is a plain dict; registering again replaces.
+The table is a plain dict; registering again replaces. ``ZERO`` holds the functions whose result carries no derivative.
 """
 import inspect
 
 from cyad.errors import MissingRuleError
 
 RULES = {}
+ZERO = set()
 
 
 class NotSupported(MissingRuleError):
@@ -165,3 +166,8 @@ def structural(*funcs, operands, reads=(), slots=None):
 def lookup(func):
     """The :class:`Structural` of a function, or None."""
     return RULES.get(func)
+
+
+def is_zero(func):
+    """Whether the result of ``func`` carries no derivative, whatever its arguments."""
+    return func in ZERO

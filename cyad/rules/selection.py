@@ -246,3 +246,28 @@ def nan_to_num_rule(x, copy=True, nan=0.0, posinf=None, neginf=None):
         def keep(t):
             return np.where(finite, t, 0)
     return result, lambda k: (keep, keep)
+
+
+def read_only(part):
+    """Real or imaginary part of a complex array: a copy, so writing to it would not reach the array; it is locked."""
+    if isinstance(part, np.ndarray):
+        part = part.copy()
+        part.flags.writeable = False
+    return part
+
+
+@structural(np.real, operands=("val",))
+def real_rule(val):
+    result = np.real(val)
+    if kind_of(val) != "c":
+        return (result, None) if shape_of(val) else (result, lambda k: ((lambda t: t), (lambda g: g)))
+    return read_only(result), lambda k: (np.real, lambda g: np.add(g, 0j))
+
+
+@structural(np.imag, operands=("val",))
+def imag_rule(val):
+    result = np.imag(val)
+    if kind_of(val) != "c":
+        shape = shape_of(val)
+        return result, lambda k: ((lambda t: zeros_for(t, shape)), (lambda g: zeros_for(g, shape)))
+    return read_only(result), lambda k: (np.imag, lambda g: 1j * g)
