@@ -1,0 +1,127 @@
+"""Random programs: plain run against forward, reverse and batched derivatives, and finite differences.
+
+A call is the map from the arguments to (return value, arguments after the call). Forward mode pushes a direction v
+through it; reverse mode pulls back (1, e), e being the shadows on entry. So the two must give the same number: the
+slope along v of `return value + sum of e * arguments after the call`, which finite differences measure at two step
+sizes; where these disagree (a kink, a branch that changes) they are no oracle, and the modes are still compared with
+each other.
+
+CYAD_FUZZ=N runs N programs instead of 500; run.py runs as many as one likes, from a seed.
+"""
+import os
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from random_programs import programs
+
+import cyad
+
+COUNT = int(os.environ.get("CYAD_FUZZ", "500"))
+DIRECTIONS = 2
+BATCHED = hasattr(cyad, "BatchDuplicated")
+
+
+def draw_like(rng, args):
+    return [rng.normal(size=a.shape) if isinstance(a, np.ndarray) else float(rng.normal()) for a in args]
+
+
+def shadows(program, values, same_layout):
+    """Fresh shadows that hold the values: laid out in memory as the arguments are, or in plain C order."""
+    out = program.values() if same_layout else [np.empty(np.shape(v)) for v in values]
+    for k, v in enumerate(values):
+        if isinstance(v, np.ndarray):
+            out[k][...] = v
+        else:
+            out[k] = v
+    return out
+
+
+def inner(a, b):
+    return sum(float(np.sum(np.multiply(x, y))) for x, y in zip(a, b, strict=True))
+
+
+def close(got, want, tolerance, what):
+    scale = max(1.0, *(float(np.max(np.abs(w))) for w in want))
+    for k, (g, w) in enumerate(zip(got, want, strict=True)):
+        np.testing.assert_allclose(g, w, rtol=0.0, atol=tolerance * scale, err_msg=f"{what} (number {k})")
+
+
+def plain_slope(program, f, v, e, h):
+    """Of return value + e * arguments after the call, along v; numbers have no "after"."""
+    def at(step):
+        args = [a + step * d for a, d in zip(program.values(), v, strict=True)]
+        value = float(f(*args))
+        return value + sum(float(np.sum(x * w)) for x, w in zip(args, e, strict=True) if isinstance(x, np.ndarray))
+    return (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h)
+
+
+def forward(program, f, v, same_layout):
+    """Tangent of the return value, tangents of the arguments after the call (0 for numbers), value, arguments."""
+    args, tangents = program.values(), shadows(program, v, same_layout)
+    tangent, value = cyad.autodiff(cyad.ForwardWithPrimal, f, *map(cyad.Duplicated, args, tangents))
+    return tangent, after(tangents), value, args
+
+
+def reverse(program, f, e, same_layout):
+    """The gradient for each argument, value, arguments after the call."""
+    args, adjoints = program.values(), shadows(program, e, same_layout)
+    entries, value = cyad.autodiff(cyad.ReverseWithPrimal, f, cyad.Active, *(
+        cyad.Duplicated(a, s) if isinstance(a, np.ndarray) else cyad.Active(a)
+        for a, s in zip(args, adjoints, strict=True)))
+    return [s if entry is None else entry for s, entry in zip(adjoints, entries, strict=True)], value, args
+
+
+def after(tangents):
+    return [t if isinstance(t, np.ndarray) else 0.0 for t in tangents]
+
+
+def check(program):
+    f = program.function()
+    left = program.values()
+    value = float(f(*left))
+    arrays = [a for a in left if isinstance(a, np.ndarray)]
+    rng = np.random.default_rng(len(program.source))
+    same_layout = bool(rng.integers(2))
+    e = draw_like(rng, left)
+    gradient, got, args = reverse(program, f, e, same_layout)
+    close([got, *(a for a in args if isinstance(a, np.ndarray))], [value, *arrays], 1e-12, "reverse: value, arguments")
+    for _ in range(DIRECTIONS):
+        v = draw_like(rng, left)
+        tangent, tangents, got, args = forward(program, f, v, same_layout)
+        close([got, *(a for a in args if isinstance(a, np.ndarray))], [value, *arrays], 1e-12,
+              "forward: value, arguments")
+        pushed, pulled = tangent + inner(e, tangents), inner(gradient, v)
+        scale = max(1.0, abs(tangent), *(float(np.max(np.abs(g))) for g in gradient))
+        assert abs(pushed - pulled) <= 1e-9 * scale, f"forward {pushed!r}, reverse {pulled!r}"
+        fine, coarse = (plain_slope(program, f, v, e, h) for h in (3e-5, 1e-4))
+        if abs(fine - coarse) <= 1e-6 * scale:
+            assert abs(pushed - coarse) <= 1e-5 * scale, f"derivative {pushed!r}, finite differences {coarse!r}"
+    if BATCHED:
+        check_batched(program, f, rng, same_layout)
+
+
+def check_batched(program, f, rng, same_layout):
+    """Every lane of a batch is what a call of its own gives."""
+    width = int(rng.integers(1, 5))
+    lanes = [draw_like(rng, program.values()) for _ in range(width)]
+
+    args, tangents = program.values(), [shadows(program, v, same_layout) for v in lanes]
+    tangent, _ = cyad.autodiff(cyad.ForwardWithPrimal, f, *(
+        cyad.BatchDuplicated(a, ts) for a, *ts in zip(args, *tangents, strict=True)))
+    for k, v in enumerate(lanes):
+        one, ones, _, _ = forward(program, f, v, same_layout)
+        close([tangent[k], *after(tangents[k])], [one, *ones], 1e-12, f"batched forward, lane {k} of {width}")
+
+    args, adjoints = program.values(), [shadows(program, e, same_layout) for e in lanes]
+    entries, _ = cyad.autodiff(cyad.ReverseWithPrimal, f, cyad.Active, *(
+        cyad.BatchDuplicated(a, ss) if isinstance(a, np.ndarray) else cyad.Active(a)
+        for a, *ss in zip(args, *adjoints, strict=True)))
+    for k, e in enumerate(lanes):
+        mine = [s if entry is None else entry[k] for s, entry in zip(adjoints[k], entries, strict=True)]
+        close(mine, reverse(program, f, e, same_layout)[0], 1e-12, f"batched reverse, lane {k} of {width}")
+
+
+@settings(max_examples=COUNT, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(programs())
+def test_random_programs(program):
+    check(program)
