@@ -33,13 +33,14 @@ from numpy cimport (
     PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
+from cyad._arguments cimport as_call, unwrap, wrap_all
 from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_overlap, same_geometry, view_of
 from cyad._tracked cimport (
-    DOUBLE, SINGLE, WEAK, Context, TrackedArray, add_to_lane, as_call, as_number, below, binary, buffer_over, check_alive,
+    DOUBLE, SINGLE, WEAK, Context, TrackedArray, add_to_lane, as_number, below, binary, buffer_over, check_alive,
     check_storable, context_of, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, general_elementwise,
     is_array, is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, real_part, register_types,
-    scalar_attribute, scalar_fits, unwrap, warn, wrap_all, wrap_box, wrap_new, wrap_over, write_primal,
+    scalar_attribute, scalar_fits, warn, wrap_box, wrap_new, wrap_over, write_primal,
 )
 from cyad.rules._kernels cimport (
     CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, copy_add, cyad_arity,
@@ -50,7 +51,8 @@ import math
 
 import numpy as np
 
-from cyad._tracked import Into, copy_shadows_back
+from cyad._arguments import copy_shadows_back
+from cyad._tracked import Into
 from cyad.activity import Active, Const
 from cyad.errors import ActiveStoreError, ActivityError, LockedArrayError, MissingRuleError, TapeError
 from cyad.rules._kernels import rows_by_name

@@ -16,8 +16,10 @@ import types
 
 import numpy as np
 
-from cyad import _redirect, _tracked
-from cyad._tracked import holds_tracked, is_tracked_value, plain_of, stack_nested, track
+from cyad import _dispatch, _redirect
+from cyad._arguments import track
+from cyad._dispatch import holds_tracked, is_tracked_value, plain_of
+from cyad._tracked import stack_nested
 
 CREATORS = {}   # by NumPy's name: functions for `cyad.numpy`
 _handlers = {}
@@ -98,7 +100,8 @@ def _array(original, obj, dtype=None, *, copy=True, order="K", ndmin=0, **kwargs
     out = _converted(original, obj, dtype, copy, order, ndmin)
     if out is not None:
         return out
-    return track(original(obj, dtype, copy=copy, order=order, ndmin=ndmin, **kwargs))
+    out = original(obj, dtype, copy=copy, order=order, ndmin=ndmin, **kwargs)
+    return out if out is obj else track(out)
 
 
 def _as_array(original, a, dtype=None, order=None, **kwargs):
@@ -150,6 +153,13 @@ def _astype_method(original, self, *args, **kwargs):
 
 def _ndarray_call(original, *args, **kwargs):
     return track(original(*args, **kwargs))
+
+
+def _concatenate(original, arrays, *args, **kwargs):
+    # np.block and its kin call the C function, past the dispatch that every other caller goes through.
+    if isinstance(arrays, (list, tuple)) and any(map(is_tracked_value, arrays)):
+        return _dispatch.dispatch_tracked(np.concatenate, (arrays, *args), kwargs)
+    return original(arrays, *args, **kwargs)
 
 
 class _ArrayConverter:
@@ -248,26 +258,27 @@ def _install():
     from cyad._dual import Dual, DualArray
 
     _redirect.register_types((Adjoint, Dual, AdjointArray, DualArray))
-    _tracked.install_ufunc_hook()
+    _dispatch.install_ufunc_hook()
     _redirect.redirect_module_ufuncs(np)
     _redirect.redirect_module_ufuncs(np._core.umath)
     for method in ("at", "reduce", "accumulate", "reduceat", "outer"):
         def handler(original, ufunc, *args, _method=method, **kwargs):
-            return _tracked.call_ufunc_tracked(ufunc, _method, args, kwargs)
+            return _dispatch.call_ufunc_tracked(ufunc, _method, args, kwargs)
         _redirect.redirect(np.ufunc, method, "types", handler)
     for name, function in _handlers.items():
         original = _redirect.redirect(np, name, "context", function)
         _plain_functions[name] = original
         setattr(_plain_numpy, name, original)
+    _redirect.redirect(np, "concatenate", "context", _concatenate)
     _redirect.redirect(np.ndarray, "copy", "context", _copy_method)
     _redirect.redirect(np.ndarray, "__copy__", "context", _copy_method)
     _redirect.redirect(np.ndarray, "__deepcopy__", "context", _copy_method)
     _redirect.redirect(np.ndarray, "astype", "context", _astype_method)
     _redirect.redirect_type(np.ndarray, "context", _ndarray_call)
     _redirect.redirect_type(np._core._multiarray_umath._array_converter, "types", _ArrayConverter)
-    for name in _tracked.MATH_FUNCTIONS:
+    for name in _dispatch.MATH_FUNCTIONS:
         if hasattr(math, name):
-            _tracked.install_math_hook(name)
+            _dispatch.install_math_hook(name)
     for name in ("fsum", "prod", "sumprod", "dist"):
         if hasattr(math, name):
             _redirect.redirect(math, name, "context", _summation(name))

@@ -23,12 +23,13 @@ from numpy cimport (
     PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
+from cyad._arguments cimport as_call, unwrap, wrap_all
 from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, behind_lane_axis, broadcast_strides, buffer_of_new, same_geometry, view_of
 from cyad._tracked cimport (
-    DOUBLE, SINGLE, WEAK, Context, PushAll, TrackedArray, as_call, as_number, below, binary, buffer_over, check_alive, check_storable,
+    DOUBLE, SINGLE, WEAK, Context, PushAll, TrackedArray, as_number, below, binary, buffer_over, check_alive, check_storable,
     dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, float_warning, general_elementwise, is_array, is_box, is_tracked,
-    lane_of, number, own_copy, plain_value, power, primal_at, register_types, scalar_attribute, scalar_fits, unwrap, warn, wrap_all, wrap_box,
+    lane_of, number, own_copy, plain_value, power, primal_at, register_types, scalar_attribute, scalar_fits, warn, wrap_box,
     wrap_over, write_primal, context_of,
 )
 from cyad.rules._kernels cimport (
@@ -40,7 +41,7 @@ import math
 
 import numpy as np
 
-from cyad._tracked import copy_shadows_back
+from cyad._arguments import copy_shadows_back
 from cyad.activity import BatchDuplicated, Const, Duplicated
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
 from cyad.rules._kernels import rows_by_name

@@ -108,7 +108,16 @@ cdef object apply(Row row, object x, object y)
 cdef object general_elementwise(Context ctx, Row row, object x, object y)
 cdef object scalar_attribute(object value, str name)
 cdef object dispatch(object func, object args, object kwargs)
-cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs)
+cdef object object_operand(object value)
+cdef object wrap_inactive(Context ctx, object out)
+cdef Context higher(Context a, Context b)
+cdef Context context_among(object values)
+cdef list leaves_of(object args, object kwargs)
+cdef object all_plain(object value)
+cdef object primals_of(Context ctx, object value)
+cdef int check_conflict(Buffer buf) except -1
+cdef object derived_view(TrackedArray a, object method, tuple args)
+cdef bint shares(ndarray view, ndarray base) except -1
 
 cdef class PushAll:
     # Tangents of all operands at once, where a rule offers it; operands that are constants get None.
@@ -125,9 +134,6 @@ cdef int write_primal(Context ctx, object prim, object key, object value) except
 cdef bint scalar_fits(object value, int typenum) except -1
 cdef bint is_box(View v) noexcept
 cdef object real_part(object c)
-cdef object unwrap(Context ctx, object value)
-cdef tuple wrap_all(Context ctx, list named, int width)
-cdef tuple as_call(object args, dict kwargs, list named, list values)
 
 cdef inline bint as_number(object value, double* x, int* kind) except -1:
     """Reads a plain real number; False for anything else."""

@@ -25,22 +25,19 @@ from numpy cimport (
     PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_ISCONTIGUOUS, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
-from cyad._redirect cimport current, redirect_native, register_ufunc_handler, swap_current
+from cyad._redirect cimport swap_current
 from cyad._shadow cimport Buffer, View, buffer_of_new, extent_of, view_of
-from cyad.rules._kernels cimport Row, evaluate_array, lookup
+from cyad.rules._kernels cimport Row, evaluate_array
 
 import functools
-import math
 import operator
 import types
 
 import numpy as np
 
-from cyad.activity import Active, Annotation
 from cyad.errors import (
     ActiveStoreError, ActivityError, ADError, EscapedValueError, MissingRuleError,
 )
-from cyad.rules import registry
 from cyad.rules._kernels import rows_by_name
 
 cdef extern from "numpy/arrayobject.h":
@@ -51,16 +48,10 @@ cdef extern from "numpy/arrayobject.h":
     ndarray PyArray_ZEROS(int nd, npy_intp* dims, int typenum, int fortran)
     ndarray new_array "PyArray_SimpleNew"(int nd, npy_intp* dims, int typenum)
 
-cdef extern from "Python.h":
-    Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
-
 import_array()
 
 cdef object f64 = np.float64
 cdef object f32 = np.float32
-cdef object ufunc_type = np.ufunc
-cdef object generic = np.generic
-cdef object empty_key = Ellipsis
 
 cdef Row ADD = rows_by_name["add"]
 cdef Row SUBTRACT = rows_by_name["subtract"]
@@ -219,6 +210,22 @@ cdef object plain_value(object value):
         if (<TrackedArray>value).arr is not None:
             return (<TrackedArray>value).arr
         value = (<TrackedArray>value).prim
+
+
+# ---- hooks: what stands on the floors above --------------------------------------------------------------------------
+
+cdef object _apply_ufunc = None
+cdef object _dispatch = None
+
+
+def register_dispatch(apply_ufunc, dispatch):
+    """Told once, by `_dispatch`: how calls of ufuncs and of other functions find their rule."""
+    global _apply_ufunc, _dispatch
+    _apply_ufunc, _dispatch = apply_ufunc, dispatch
+
+
+cdef object dispatch(object func, object args, object kwargs):
+    return _dispatch(func, args, kwargs)
 
 
 # ---- wrapping -------------------------------------------------------------------------------------------------------
@@ -513,6 +520,15 @@ cdef object run_primal(Context ctx, object function, tuple args, dict kwargs):
         swap_current(old)
 
 
+cdef object run_plain(object function, tuple args):
+    """Calls a NumPy function on plain arrays, with plain creation inside."""
+    cdef PyObject* old = swap_current(NULL)
+    try:
+        return function(*args)
+    finally:
+        swap_current(old)
+
+
 cdef object wrap_inactive(Context ctx, object out):
     """Results that carry no derivative: floats stay tracked so that active values may be stored into them later."""
     if type(out) is tuple:
@@ -617,206 +633,6 @@ cdef object _strong_product(object c, object t):
     return np.where(zero, 0.0, c * t) if np.any(zero) else c * t
 
 
-cdef dict _MULTIPLE_OUTPUTS = {}
-
-
-def _modf(x):
-    whole = np.trunc(x)
-    return x - whole, whole
-
-
-def _divmod(x, y):
-    return np.floor_divide(x, y), np.remainder(x, y)
-
-
-def _frexp(x):
-    mantissa, exponent = np.frexp(plain_value(x))
-    return np.ldexp(x, -exponent), exponent
-
-
-_MULTIPLE_OUTPUTS[np.modf] = _modf
-_MULTIPLE_OUTPUTS[np.divmod] = _divmod
-_MULTIPLE_OUTPUTS[np.frexp] = _frexp
-
-
-cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
-    """A ufunc of which some argument is tracked, with all that a ufunc call may have."""
-    cdef Row row
-    cdef object out = kwargs.get("out")
-    if method == "at":
-        return _ufunc_at(ufunc, *inputs)
-    if method == "reduce" and inputs and is_scalar(inputs[0]):
-        inputs = (stack_nested([inputs[0]], None)[0:1],) + inputs[1:]
-    if method != "__call__":
-        return _ufunc_method(ufunc, method, inputs, kwargs)
-    if len(inputs) > ufunc.nin:
-        out = inputs[ufunc.nin:]
-        inputs = inputs[:ufunc.nin]
-        kwargs = dict(kwargs, out=out)
-    if out is not None and type(out) is not tuple:
-        out = (out,)
-    if out is not None and any([o is not None for o in out]):
-        return _ufunc_into(ufunc, inputs, kwargs, out)
-    row = lookup(ufunc)
-    if row is None:
-        rule = registry.lookup(ufunc)
-        if rule is not None:
-            kwargs = {k: v for k, v in kwargs.items() if k != "out"}
-            return structural(rule, ufunc, inputs, kwargs)
-        if not any([is_active_anywhere(v) for v in inputs]):
-            ctx = context_among(inputs)
-            return wrap_inactive(ctx, run_primal(ctx, ufunc, tuple([primal_at(ctx, v) for v in inputs]), kwargs))
-        raise MissingRuleError(
-            f"no rule says what the derivative of {ufunc.__name__} is; register one (cyad.rules), "
-            "or call it through cyad.inactive if none is wanted")
-    if kwargs:
-        return _ufunc_with_options(ufunc, row, inputs, kwargs)
-    if ufunc in _MULTIPLE_OUTPUTS:
-        return _MULTIPLE_OUTPUTS[ufunc](*inputs)
-    if row.nin == 2:
-        return apply(row, inputs[0], inputs[1])
-    if row.nin == 1:
-        return apply(row, inputs[0], None)
-    raise MissingRuleError(f"{ufunc.__name__} has {row.nin} operands; write it in terms of binary functions")
-
-
-cdef object _ufunc_with_options(object ufunc, Row row, tuple inputs, dict kwargs):
-    """dtype=, casting=, where= and the like."""
-    kwargs = dict(kwargs)
-    kwargs.pop("out", None)
-    where = kwargs.pop("where", True)
-    target = kwargs.pop("dtype", None)
-    casting = kwargs.pop("casting", "same_kind")
-    kwargs.pop("order", None)
-    kwargs.pop("subok", None)
-    if kwargs:
-        raise ActivityError(f"{ufunc.__name__} of a tracked value does not take {', '.join(kwargs)}")
-    if where is not True:
-        raise ActivityError(f"{ufunc.__name__}(where=...) leaves the rest of a new array undefined; give out= as well")
-    if target is not None:
-        target = np.dtype(target)
-        for v in inputs:
-            if not np.can_cast(getattr(v, "dtype", type(v)), target, casting):
-                raise TypeError(f"{ufunc.__name__}: cannot cast {getattr(v, 'dtype', type(v))} to {target} "
-                                f"with casting={casting!r}")
-        inputs = tuple([cast(v, target) for v in inputs])
-    return apply_ufunc(ufunc, "__call__", inputs, {})
-
-
-cdef object cast(object value, object dtype):
-    return value.astype(dtype) if hasattr(value, "astype") else dtype.type(value)
-
-
-cdef object _ufunc_into(object ufunc, tuple inputs, dict kwargs, tuple out):
-    """out=, also with where=: the result is computed, then stored as `target[where] = result`."""
-    kwargs = {k: v for k, v in kwargs.items() if k != "out"}
-    where = kwargs.pop("where", True)
-    casting = kwargs.get("casting", "same_kind")
-    for target in out:
-        if target is not None and not is_array(target):
-            if any([is_active_anywhere(v) for v in inputs]):
-                raise ActiveStoreError(
-                    f"{ufunc.__name__}(out=...) would store active values into a plain array, which cannot carry their "
-                    "derivative; allocate it inside the differentiated function")
-    if where is not True:
-        # NumPy computes nothing where the mask is off; neither may we, or the plain run's silence turns into warnings.
-        mask = np.broadcast_to(plain_value(where), np.broadcast_shapes(
-            *[np.shape(v) for v in inputs], np.shape(plain_value(where)), *[np.shape(o) for o in out if o is not None]))
-        picked = tuple([np.broadcast_to(v, mask.shape)[mask] if np.ndim(v) else v for v in inputs])
-        results = apply_ufunc(ufunc, "__call__", picked, kwargs)
-    else:
-        mask = None
-        results = apply_ufunc(ufunc, "__call__", inputs, kwargs) if any(map(is_tracked, inputs)) \
-            else ufunc(*inputs, **kwargs)
-    if type(results) is not tuple:
-        results = (results,)
-    returned = []
-    for target, result in zip(out, results):
-        if target is None:
-            returned.append(result)
-            continue
-        if not np.can_cast(getattr(result, "dtype", np.float64), target.dtype, casting):
-            raise TypeError(f"Cannot cast ufunc '{ufunc.__name__}' output from {result.dtype} to {target.dtype} "
-                            f"with casting rule '{casting}'")
-        if mask is None:
-            if np.shape(result) != np.shape(target) and np.broadcast_shapes(np.shape(result), np.shape(target)) \
-                    != np.shape(target):
-                raise ValueError(f"non-broadcastable output operand with shape {np.shape(target)} doesn't match the "
-                                 f"broadcast shape {np.shape(result)}")
-            target[...] = result if is_array(target) else plain_value(result)
-        else:
-            target[mask] = result if is_array(target) else plain_value(result)
-        returned.append(target)
-    return returned[0] if len(returned) == 1 else tuple(returned)
-
-
-def _ufunc_at(ufunc, a, indices, *values):
-    """ufunc.at: unbuffered, so repeated indices count each time."""
-    if not is_array(a):
-        if any([is_active_anywhere(v) for v in values]):
-            raise ActiveStoreError(f"{ufunc.__name__}.at would store active values into a plain array; "
-                                   "allocate it inside the differentiated function")
-        return ufunc.at(a, indices, *[plain_value(v) for v in values])
-    cdef TrackedArray t = <TrackedArray>a
-    check_alive(t.ctx)
-    check_conflict(t.place.buf)
-    if ufunc is np.add:
-        t.ctx.add_at(t, indices, values[0])
-        return
-    if ufunc is np.subtract:
-        t.ctx.add_at(t, indices, -values[0] if is_tracked(values[0]) else np.negative(values[0]))
-        return
-    positions = np.arange(t.arr.size).reshape(t.place.shape_tuple())[indices]
-    if np.unique(positions).size == np.size(positions):
-        a[indices] = ufunc(a[indices], *values)
-        return
-    flat = np.broadcast_to(values[0], np.shape(positions)).reshape(-1) if values else None
-    target = a.reshape(-1) if t.arr.flags.c_contiguous else a.flat
-    for i, p in enumerate(np.ravel(positions).tolist()):
-        target[p] = ufunc(target[p], flat[i]) if values else ufunc(target[p])
-
-
-cdef object _ufunc_method(object ufunc, object method, tuple inputs, dict kwargs):
-    """reduce, accumulate, reduceat, outer."""
-    rule = registry.lookup((ufunc, method))
-    if rule is not None:
-        return dispatch_rule(rule, ufunc, inputs, kwargs)
-    if method == "outer":
-        x, y = inputs
-        x = x[(...,) + (None,) * np.ndim(y)] if np.ndim(x) and np.ndim(y) else x
-        return ufunc(x, y, **kwargs)
-    if not any([is_active_anywhere(v) for v in inputs]):
-        ctx = context_among(inputs)
-        return wrap_inactive(ctx, run_primal(ctx, getattr(ufunc, method),
-                                             tuple([primal_at(ctx, v) for v in inputs]), kwargs))
-    if lookup(ufunc) is not None and (<Row>lookup(ufunc)).zero:
-        return getattr(ufunc, method)(*[plain_value(v) for v in inputs], **kwargs)
-    if method in ("reduce", "accumulate") and lookup(ufunc) is not None and not kwargs.get("out"):
-        return _fold(ufunc, method, *inputs, **kwargs)
-    raise MissingRuleError(f"no rule says what the derivative of {ufunc.__name__}.{method} is; "
-                           "write the loop out, or register a rule (cyad.rules)")
-
-
-def _fold(ufunc, method, a, axis=0, dtype=None, out=None, keepdims=False, initial=None, where=True):
-    """reduce and accumulate of any binary ufunc that has a row, one slice after the other."""
-    if where is not True or axis is None and np.ndim(a) > 1 or isinstance(axis, tuple):
-        raise MissingRuleError(f"{ufunc.__name__}.{method} of an active array over several axes or with where=: "
-                               "reduce one axis at a time")
-    a = a if dtype is None else a.astype(dtype)
-    rows = np.moveaxis(a, axis or 0, 0)
-    if method == "accumulate":
-        done = [rows[0]]
-        for i in range(1, len(rows)):
-            done.append(ufunc(done[-1], rows[i]))
-        return np.moveaxis(np.stack(done), 0, axis or 0)
-    if len(rows) == 0 and initial is None:
-        return ufunc.reduce(plain_value(a), axis=axis, keepdims=keepdims)
-    total = initial
-    for i in range(len(rows)):
-        total = rows[i] if total is None else ufunc(total, rows[i])
-    return np.expand_dims(total, axis or 0) if keepdims else total
-
-
 cdef bint is_active_anywhere(object value) except -1:
     """Whether a value, or something in a list of values, is active at any level."""
     cdef Context ctx
@@ -833,124 +649,7 @@ cdef bint is_active_anywhere(object value) except -1:
     return False
 
 
-# ---- structural operations -------------------------------------------------------------------------------------------
-
-cdef object structural(object rule, object func, object args, dict kwargs):
-    """An operation with a structural rule: primals in, result and linear maps out."""
-    cdef list leaves = rule.locate(args, kwargs)
-    cdef list prims, operands = [], pushes = [], pulls = [], active = [], read = []
-    cdef Context ctx
-    cdef PushAll everything
-    cdef int k
-    cdef bint reads_out = False
-    cdef object leaf
-    leaves = [leaf if is_tracked(leaf) else object_operand(leaf) for leaf in leaves]
-    ctx = context_among(leaves)
-    if ctx is None:
-        ctx = context_among(list(args) + list(kwargs.values()))
-    check_alive(ctx)
-    prims = [primal_at(ctx, leaf) for leaf in leaves]
-    for k in range(len(leaves)):
-        if ctx.is_active(leaves[k]):
-            active.append(k)
-            wanted, of_out = rule.reads_of(k, args, kwargs)
-            reads_out = reads_out or of_out
-            read.extend(wanted)
-    for k in set(read):
-        if not is_tracked(leaves[k]):
-            prims[k] = ctx.guard(prims[k])
-    args, kwargs = rule.replace(args, kwargs, prims)
-    args = tuple([_non_operand(ctx, func, a) for a in args])
-    kwargs = {key: _non_operand(ctx, func, v) for key, v in kwargs.items()}
-    out, linear = run_primal(ctx, rule.fn, args, kwargs)
-    if linear is None:
-        # A view of the first operand: the same view of the shadow.
-        if is_array(leaves[0]) and shares(plain_value(out), (<TrackedArray>leaves[0]).arr):
-            return wrap_view(<TrackedArray>leaves[0], out)
-        raise MissingRuleError(f"the rule of {_name_of(func)} gave no derivative for this call")
-    if not active:
-        return wrap_inactive(ctx, out)
-    together = getattr(linear, "push_all", None)
-    for k in active:
-        push, pull = linear(k)
-        operands.append(leaves[k])
-        pushes.append(push)
-        pulls.append(pull)
-    if together is not None:
-        everything = PushAll.__new__(PushAll)
-        everything.function = together
-        everything.active = active
-        everything.count = <int>len(leaves)
-    return ctx.link(out, operands, pushes if together is None else everything, pulls,
-                    ([leaves[k] for k in set(read)], reads_out))
-
-
-cdef object _non_operand(Context ctx, object func, object value):
-    """A tracked value where the rule has no derivative to offer may pass only if none would be lost."""
-    if not is_tracked(value) or context_of(value) is not ctx:
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biu":
-            return ctx.guard(value)
-        return value
-    if ctx.is_active(value):
-        raise MissingRuleError(f"the rule of {_name_of(func)} has no derivative in one of the active arguments; "
-                               "pass a plain number there (cyad.ignore_derivatives) if none is wanted")
-    return primal_at(ctx, value)
-
-
-cdef object _name_of(object func):
-    return getattr(func, "__name__", repr(func))
-
-
-cdef object dispatch_rule(object rule, object func, object args, dict kwargs):
-    """A structural rule, with NumPy's out= on top."""
-    out = kwargs.get("out")
-    if out is None:
-        if "out" in kwargs:
-            kwargs = {k: v for k, v in kwargs.items() if k != "out"}
-        return structural(rule, func, args, kwargs)
-    if type(out) is tuple:
-        out = out[0]
-    kwargs = {k: v for k, v in kwargs.items() if k != "out"}
-    result = structural(rule, func, args, kwargs)
-    if not is_array(out):
-        raise ActiveStoreError(f"{_name_of(func)}(out=...) would store tracked values into a plain array; "
-                               "allocate it inside the differentiated function")
-    if np.shape(result) != np.shape(out):
-        raise ValueError(f"output array of shape {np.shape(out)} does not match the result's {np.shape(result)}")
-    out[...] = result
-    return out
-
-
-cdef object dispatch(object func, object args, object kwargs):
-    """A NumPy function of which some argument is tracked: special, by rule, of zero derivative, or composite."""
-    cdef Context ctx
-    cdef PyObject* old
-    special = _SPECIAL.get(func)
-    if special is not None:
-        return special(*args, **kwargs)
-    rule = registry.lookup(func)
-    if rule is not None:
-        return dispatch_rule(rule, func, args, kwargs)
-    if registry.is_zero(func):
-        return func(*_all_plain(args), **{k: _all_plain(v) for k, v in kwargs.items()})
-    implementation = getattr(func, "_implementation", None)
-    ctx = context_among(_leaves(args, kwargs))
-    check_alive(ctx)
-    if implementation is None or isinstance(implementation, types.BuiltinFunctionType):
-        if any([is_active_anywhere(v) for v in _leaves(args, kwargs)]):
-            raise MissingRuleError(
-                f"no rule says what the derivative of {_name_of(func)} is; register one (cyad.rules), "
-                "or call it through cyad.inactive if none is wanted")
-        return wrap_inactive(ctx, run_primal(ctx, func, _primals_at(ctx, args),
-                                             {k: _primals_at(ctx, v) for k, v in kwargs.items()}))
-    old = swap_current(<PyObject*>ctx)
-    try:
-        return implementation(*args, **kwargs)
-    finally:
-        swap_current(old)
-
-
-cdef list _leaves(object args, object kwargs):
+cdef list leaves_of(object args, object kwargs):
     cdef list out = []
     _collect(args, out)
     _collect(tuple(kwargs.values()), out)
@@ -966,15 +665,15 @@ cdef int _collect(object value, list out) except -1:
     return 0
 
 
-cdef object _all_plain(object value):
+cdef object all_plain(object value):
     if type(value) in (list, tuple):
-        return type(value)([_all_plain(v) for v in value])
+        return type(value)([all_plain(v) for v in value])
     return plain_value(value)
 
 
-cdef object _primals_at(Context ctx, object value):
+cdef object primals_of(Context ctx, object value):
     if type(value) in (list, tuple):
-        return type(value)([_primals_at(ctx, v) for v in value])
+        return type(value)([primals_of(ctx, v) for v in value])
     return primal_at(ctx, value)
 
 
@@ -982,19 +681,19 @@ cdef object _primals_at(Context ctx, object value):
 
 def stack_nested(value, dtype):
     """`np.array(value, dtype)` for nested lists in which some entries are tracked."""
-    cdef Context ctx = context_among(_leaves((value,), {}))
+    cdef Context ctx = context_among(leaves_of((value,), {}))
     cdef PyObject* old
     check_alive(ctx)
     old = swap_current(NULL)
     try:
-        skeleton = np.array(_all_plain(value), dtype)
+        skeleton = np.array(all_plain(value), dtype)
     finally:
         swap_current(old)
     if skeleton.dtype.kind not in "fc":
         if skeleton.dtype.hasobject or dtype is None:
             raise ActivityError(f"an array of {skeleton.dtype} cannot hold active values; lists must be rectangular "
                                 "and of numbers")
-        if any([is_active_anywhere(v) for v in _leaves((value,), {})]):
+        if any([is_active_anywhere(v) for v in leaves_of((value,), {})]):
             raise ActiveStoreError(f"an array of dtype {skeleton.dtype} cannot hold active values; use a float dtype")
         return skeleton
     out = wrap_new(ctx, skeleton)
@@ -1153,7 +852,7 @@ cdef class TrackedArray:
 
     @property
     def real(self):
-        return _SPECIAL[np.real](self)
+        return np.real(self)
 
     @real.setter
     def real(self, value):
@@ -1164,7 +863,7 @@ cdef class TrackedArray:
 
     @property
     def imag(self):
-        return _SPECIAL[np.imag](self)
+        return np.imag(self)
 
     @imag.setter
     def imag(self, value):
@@ -1266,7 +965,7 @@ cdef class TrackedArray:
     # -- NumPy's protocols -------------------------------------------------------------------------------------------
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        return apply_ufunc(ufunc, method, inputs, kwargs)
+        return _apply_ufunc(ufunc, method, inputs, kwargs)
 
     def __array_function__(self, func, types, args, kwargs):
         return dispatch(func, args, kwargs)
@@ -1492,7 +1191,7 @@ cdef class TrackedArray:
         self[...] = np.partition(self, kth, axis=axis)
 
     def put(self, indices, values, mode="raise"):
-        _SPECIAL[np.put](self, indices, values, mode)
+        np.put(self, indices, values, mode)
 
     def dot(self, b, out=None):
         return np.dot(self, b, out=out) if out is not None else np.dot(self, b)
@@ -1517,7 +1216,7 @@ cdef object derived_view(TrackedArray a, object method, tuple args):
     check_alive(a.ctx)
     if a.boxed:
         return derived_view(stack_nested([a], None)[0:1].reshape(()), method, args)
-    plain = method(a.arr, *args)
+    plain = run_plain(method, (a.arr,) + args)
     if a.place.size and not shares(plain, a.arr):
         # NumPy had to copy: copy in the order that it reads, and view that.
         order = args[-1] if args and type(args[-1]) is str else "C"
@@ -1525,8 +1224,9 @@ cdef object derived_view(TrackedArray a, object method, tuple args):
                                     ("K" if order == "K" else "C"), None), method, args)
     if a.plain:
         return wrap_view(a, plain)
-    return wrap_view(a, method(a.prim, *args) if not isinstance(method, types.MethodDescriptorType)
-                     else getattr(a.prim, method.__name__)(*args))
+    if isinstance(method, types.MethodDescriptorType):
+        return wrap_view(a, run_primal(a.ctx, getattr(a.prim, method.__name__), args, {}))
+    return wrap_view(a, run_primal(a.ctx, method, (a.prim,) + args, {}))
 
 
 cdef bint shares(ndarray view, ndarray base) except -1:
@@ -1749,525 +1449,3 @@ _REFUSED = {
     "byteswap": "would lose the derivative",
     "setflags": "is not available; work on a copy",
 }
-
-
-# ---- functions that are neither rules nor composites -------------------------------------------------------------------
-
-_SPECIAL = {}
-
-
-def special(*functions):
-    def register(implementation):
-        for f in functions:
-            _SPECIAL[f] = implementation
-        return implementation
-    return register
-
-
-@special(np.broadcast_to)
-def _broadcast_to(array, shape, subok=False):
-    if not is_array(array) or (<TrackedArray>array).boxed:
-        array = stack_nested([array], None)[0:1].reshape(())
-    return derived_view(array, np.broadcast_to, (shape,))
-
-
-@special(np.shape)
-def _shape(a):
-    return plain_value(a).shape if is_tracked(a) and hasattr(plain_value(a), "shape") else np.shape(_all_plain(a))
-
-
-@special(np.ndim)
-def _ndim(a):
-    return len(_shape(a))
-
-
-@special(np.size)
-def _size(a, axis=None):
-    return np.size(_all_plain(a), axis)
-
-
-@special(np.copyto)
-def _copyto(dst, src, casting="same_kind", where=True):
-    if not is_array(dst):
-        if is_active_anywhere(src):
-            raise ActiveStoreError("np.copyto would store active values into a plain array; allocate it inside the "
-                                   "differentiated function")
-        np.copyto(dst, plain_value(src), casting=casting, where=plain_value(where))
-        return
-    if not np.can_cast(getattr(src, "dtype", np.float64), dst.dtype, casting):
-        raise TypeError(f"Cannot cast array data from {src.dtype!r} to {dst.dtype!r} according to the rule '{casting}'")
-    if where is True:
-        dst[...] = src
-        return
-    mask = np.broadcast_to(plain_value(where), dst.shape)
-    dst[mask] = src if np.ndim(src) == 0 else np.broadcast_to(src, dst.shape)[mask]
-
-
-@special(np.putmask)
-def _putmask(a, mask, values):
-    mask = np.asarray(plain_value(mask))
-    where = np.flatnonzero(mask)
-    if np.ndim(values):
-        values = np.ravel(values)
-        values = values[where % np.size(values)]
-    _put(a, where, values)
-
-
-@special(np.place)
-def _place(arr, mask, vals):
-    where = np.flatnonzero(np.asarray(plain_value(mask)))
-    vals = np.ravel(vals)
-    _put(arr, where, vals[np.arange(where.size) % np.size(vals)] if np.size(vals) > 1 else vals[0])
-
-
-@special(np.put)
-def _put(a, ind, v, mode="raise"):
-    if not is_array(a):
-        raise ActiveStoreError("np.put would store active values into a plain array; allocate it inside the "
-                               "differentiated function")
-    ind = np.ravel(plain_value(ind))
-    if mode == "wrap":
-        ind = ind % a.size
-    elif mode == "clip":
-        ind = np.clip(ind, 0, a.size - 1)
-    if np.ndim(v):
-        v = np.ravel(v)
-        if np.size(v) != ind.size:
-            v = v[np.arange(ind.size) % np.size(v)]
-    a[np.unravel_index(ind, a.shape)] = v
-
-
-@special(np.real)
-def _real(val):
-    if not np.iscomplexobj(plain_value(val)):
-        return val
-    return dispatch_rule(registry.lookup(np.real), np.real, (val,), {})
-
-
-@special(np.imag)
-def _imag(val):
-    if not np.iscomplexobj(plain_value(val)):
-        return val * 0.0 if not is_array(val) else np.zeros_like(val)
-    return dispatch_rule(registry.lookup(np.imag), np.imag, (val,), {})
-
-
-@special(np.iscomplexobj)
-def _iscomplexobj(x):
-    return np.iscomplexobj(_all_plain(x))
-
-
-@special(np.isrealobj)
-def _isrealobj(x):
-    return not np.iscomplexobj(_all_plain(x))
-
-
-@special(np.empty_like, np.zeros_like)
-def _zeros_like(prototype=None, dtype=None, order="K", subok=True, shape=None, *, a=None, device=None):
-    source = prototype if prototype is not None else a
-    return new_like(source, dtype, order, shape, 0.0)
-
-
-@special(np.ones_like)
-def _ones_like(a, dtype=None, order="K", subok=True, shape=None, *, device=None):
-    return new_like(a, dtype, order, shape, 1.0)
-
-
-@special(np.full_like)
-def _full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None, *, device=None):
-    if dtype is None and is_active_anywhere(fill_value) and plain_value(a).dtype.kind not in "fc":
-        dtype = np.float64
-    out = new_like(a, dtype, order, shape, 0.0)
-    out[...] = fill_value
-    return out
-
-
-cdef object new_like(object a, object dtype, object order, object shape, double value):
-    cdef Context ctx = context_of(a)
-    cdef PyObject* old
-    old = swap_current(NULL)
-    try:
-        plain = np.full_like(plain_value(a), value, dtype=dtype, order=order, shape=shape)
-    finally:
-        swap_current(old)
-    if ctx is None or plain.dtype.kind not in "fc":
-        return plain
-    check_alive(ctx)
-    return wrap_new(ctx, plain)
-
-
-# ---- arguments of a call --------------------------------------------------------------------------------------------
-
-cdef bint overlaps_itself(ndarray arr) except -1:
-    cdef int i
-    for i in range(PyArray_NDIM(arr)):
-        if PyArray_STRIDES(arr)[i] == 0 and PyArray_DIMS(arr)[i] > 1:
-            return True
-    return False
-
-
-cdef class Argument:
-    """An array argument while its call runs: the tracked array, and the caller's shadows if they must be copied back."""
-
-    cdef TrackedArray tracked
-    cdef tuple shadows       # the caller's, one for each lane; None for Const
-    cdef bint private        # whether the call works on a copy of them
-    cdef Py_ssize_t low, high
-
-    @property
-    def array(self):
-        return self.tracked
-
-
-def wrap_arguments(Context ctx, list arrays, list shadows, list names):
-    """Tracked arrays over the caller's arrays, as a list of `Argument`.
-
-    `shadows` has a tuple of W arrays for each array, None for a Const one. Arrays that overlap in memory become views of one buffer
-    if their shadows overlap likewise; otherwise such memory may only be read.
-    """
-    cdef list out = []
-    cdef Argument argument, other
-    cdef ndarray arr
-    cdef Py_ssize_t i
-    cdef list group
-    for i in range(len(arrays)):
-        source = arrays[i]
-        arr = (<TrackedArray>source).arr if is_array(source) else source
-        argument = Argument.__new__(Argument)
-        argument.shadows = shadows[i]
-        if argument.shadows is not None and not PyArray_ISBEHAVED_RO(arr):
-            raise ActivityError(f"{names[i]} is byte-swapped or misaligned; pass {names[i]}.astype({arr.dtype.type.__name__})")
-        if overlaps_itself(arr):
-            # Elements share memory, but each has a derivative of its own.
-            if PyArray_CHKFLAGS(arr, NPY_ARRAY_WRITEABLE):
-                raise ActivityError(f"{names[i]} overlaps itself in memory; pass a copy")
-            arr = PyArray_NewCopy(arr, NPY_CORDER)
-            arr.setflags(write=False)
-        argument.low, argument.high = extent_of(arr)
-        argument.tracked = ctx.new_array()
-        argument.tracked.arr = arr
-        argument.tracked.plain = ctx.outer is None
-        argument.tracked.prim = arr if ctx.outer is None else source if is_array(source) else wrap_captured(ctx.outer, arr)
-        out.append(argument)
-    for i in range(len(out)):
-        argument = out[i]
-        if argument.tracked.place is not None:
-            continue
-        group = reachable(out, i)
-        if len(group) == 1 or all([(<Argument>other).shadows is None for other in group]) or (
-                ctx.outer is None and map_alike(group)):
-            share_buffer(ctx, group, names[i])
-            continue
-        for other in group:
-            share_buffer(ctx, [other], names[out.index(other)])
-            other.tracked.place.buf.conflict = True
-    return out
-
-
-cdef object wrap_captured(Context ctx, ndarray arr):
-    """A plain array as the outer differentiation sees it: memory of the caller's, inactive."""
-    return wrap_over(ctx, arr if ctx.outer is None else wrap_captured(ctx.outer, arr))
-
-
-cdef list reachable(list arguments, Py_ssize_t first):
-    """The arguments whose memory overlaps, directly or through others, that of the first."""
-    cdef list group = [arguments[first]]
-    cdef Argument a, b
-    cdef bint grown = True
-    while grown:
-        grown = False
-        for b in arguments:
-            if b in group:
-                continue
-            for a in group:
-                if a.low < b.high and b.low < a.high:
-                    group.append(b)
-                    grown = True
-                    break
-    return group
-
-
-cdef bint map_alike(list group) except -1:
-    """Whether the shadows of overlapping arrays overlap as the arrays do."""
-    cdef Argument first = group[0], a
-    for a in group:
-        if a.shadows is None or first.shadows is None or len(a.shadows) != len(first.shadows):
-            return False
-        for lane in range(len(a.shadows)):
-            if not same_strides(a.tracked.arr, a.shadows[lane]):
-                return False
-            if distance(a, lane) != distance(first, lane):
-                return False
-    return True
-
-
-cdef bint same_strides(ndarray a, ndarray b) noexcept:
-    cdef int i
-    if PyArray_NDIM(a) != PyArray_NDIM(b):
-        return False
-    for i in range(PyArray_NDIM(a)):
-        if PyArray_STRIDES(a)[i] != PyArray_STRIDES(b)[i] and PyArray_DIMS(a)[i] > 1:
-            return False
-    return True
-
-
-cdef Py_ssize_t distance(Argument a, Py_ssize_t lane) except? -1:
-    cdef ndarray shadow = a.shadows[lane]
-    cdef ndarray arr = a.tracked.arr
-    return <char*>PyArray_DATA(shadow) - <char*>PyArray_DATA(arr)
-
-
-cdef int share_buffer(Context ctx, list group, str name) except -1:
-    """One buffer for a group of arguments; the caller's own shadow where its geometry allows, a private one otherwise."""
-    cdef Buffer buf = Buffer.__new__(Buffer)
-    cdef Argument a, first = group[0]
-    cdef Py_ssize_t low = first.low, high = first.high, offset
-    cdef int lane
-    cdef ndarray shadow
-    for a in group:
-        low, high = min(low, a.low), max(high, a.high)
-    buf.data = <char*>low
-    buf.nbytes = high - low
-    buf.typenum = PyArray_TYPE(first.tracked.arr)
-    buf.owner = first.tracked.arr if len(group) == 1 else [(<Argument>a).tracked.arr for a in group]
-    buf.name = name
-    buf.caller_owned = True
-    for a in group:
-        a.tracked.place = view_of(buf, a.tracked.arr)
-    if first.shadows is None:
-        buf.constant = True
-        return 0
-    buf.active = True
-    buf.borrowed_shadow = True
-    if ctx.outer is None and len(first.shadows) == 1 and same_strides(first.tracked.arr, first.shadows[0]) and (
-            PyArray_ISBEHAVED(<ndarray>first.shadows[0])) and first.tracked.place.size:
-        shadow = first.shadows[0]
-        offset = first.tracked.place.offset
-        buf.shadow = <char*>PyArray_DATA(shadow) - offset
-        buf.shadow_owner = [(<Argument>a).shadows[0] for a in group]
-        buf.lane_bytes = buf.nbytes
-        return 0
-    ensure_lanes(ctx, buf, ctx.width)
-    for a in group:
-        a.private = True
-        for lane in range(ctx.width):
-            lane_of(a.tracked.place, lane)[...] = a.shadows[lane]
-    return 0
-
-
-cdef tuple wrap_all(Context ctx, list named, int width):
-    """The values to call a function with, for its annotated arguments; and the `Argument`s among them."""
-    cdef list values = [], arrays = [], shadows = [], names = [], places = []
-    cdef Context own
-    for i, (name, a) in enumerate(named):
-        val = a.val
-        own = context_of(val)
-        if own is not None and ctx.outer is None:
-            # A value made by hand, outside any call: its context is the outer one of this call.
-            ctx.outer = own
-            ctx.level = own.level + 1
-    ctx.width = width
-    for i, (name, a) in enumerate(named):
-        val = a.val
-        dval = getattr(a, "dval", None)
-        values.append(val)
-        if is_array(val) and not (<TrackedArray>val).boxed or type(val) is ndarray:
-            if dval is None and (val.dtype.kind not in "fc" or (type(val) is ndarray and not PyArray_ISBEHAVED_RO(val))):
-                continue
-            arrays.append(val)
-            shadows.append(None if dval is None else dval if a.batched else (dval,))
-            names.append(name)
-            places.append(i)
-        elif isinstance(a, Active):
-            values[i] = ctx.variable_scalar(val, None)
-        elif dval is not None:
-            if not isinstance(val, (float, complex, np.number)):
-                raise ActivityError(f"{name}: a {type(val).__name__} is no array and no float; annotate its parts")
-            values[i] = ctx.variable_scalar(val, dval if a.batched else (dval,))
-    arguments = wrap_arguments(ctx, arrays, shadows, names) if arrays else []
-    for i, argument in zip(places, arguments):
-        values[i] = (<Argument>argument).tracked
-    return values, arguments
-
-
-cdef tuple as_call(object args, dict kwargs, list named, list values):
-    """Positional and keyword arguments, with wrapped values in the place of annotations."""
-    cdef Py_ssize_t n = len(args)
-    keywords = kwargs
-    if kwargs:
-        keywords = dict(kwargs)
-        annotated = [key for key, v in kwargs.items() if isinstance(v, Annotation)]
-        for key, value in zip(annotated, values[n:]):
-            keywords[key] = value
-    return tuple(values[:n]), keywords
-
-
-cdef object unwrap(Context ctx, object value):
-    """A result of the function as the caller gets it: plain numbers and arrays, in the same structure."""
-    if is_tracked(value):
-        if context_of(value) is ctx:
-            return primal_at(ctx, value)
-        return value
-    if type(value) is tuple or type(value) is list:
-        return type(value)([unwrap(ctx, v) for v in value])
-    if isinstance(value, tuple):
-        return type(value)(*[unwrap(ctx, v) for v in value])
-    if type(value) is dict:
-        return {k: unwrap(ctx, v) for k, v in value.items()}
-    return value
-
-
-def copy_shadows_back(list arguments):
-    """Private shadows into the caller's."""
-    cdef Argument a
-    cdef int lane
-    for a in arguments:
-        if a.private:
-            for lane in range(len(a.shadows)):
-                a.shadows[lane][...] = lane_of(a.tracked.place, lane)
-
-
-def track(plain):
-    """A fresh float array as a tracked one of the current context, if there is one; anything else as it is.
-
-    Only memory that nobody else sees may be tracked: views of existing arrays stay plain.
-    """
-    cdef PyObject* ctx = current()
-    if ctx is NULL or type(plain) is not ndarray or plain.base is not None:
-        return plain
-    if (<ndarray>plain).dtype.kind not in "fc" or not PyArray_ISBEHAVED(<ndarray>plain) or not plain.flags.owndata:
-        return plain
-    return wrap_new(<Context>ctx, plain)
-
-
-def is_tracked_value(value):
-    """Whether a value is a dual or adjoint number or array."""
-    return is_tracked(value)
-
-
-def holds_tracked(value):
-    """Whether a nested list holds tracked values."""
-    if isinstance(value, (list, tuple)):
-        for v in value:
-            if is_tracked(v) or isinstance(v, (list, tuple)) and holds_tracked(v):
-                return True
-        return False
-    return is_tracked(value)
-
-
-def plain_of(value):
-    """The plain number or array at the bottom of a value (memory shared)."""
-    return plain_value(value)
-
-
-def active(value):
-    """Whether a value carries a derivative at some level."""
-    return is_active_anywhere(value)
-
-
-def call_ufunc_tracked(ufunc, method, inputs, kwargs):
-    """What a ufunc, or one of its methods, does when some argument is tracked."""
-    return apply_ufunc(ufunc, method, inputs, kwargs)
-
-
-cdef object ufunc_call(object ufunc, PyObject* const* args, size_t nargsf, object kwnames):
-    """The hook behind every ufunc: some argument is tracked."""
-    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), i
-    cdef Row row
-    cdef Context a, b
-    if kwnames is None:
-        row = lookup(ufunc)
-        if row is not None and row.nin == n and row.nout == 1:
-            if n == 1:
-                return apply(row, <object>args[0], None)
-            if n == 2:
-                return apply(row, <object>args[0], <object>args[1])
-    inputs = tuple([<object>args[i] for i in range(n)])
-    kwargs = {} if kwnames is None else {key: <object>args[n + i] for i, key in enumerate(<tuple>kwnames)}
-    return apply_ufunc(ufunc, "__call__", inputs, kwargs)
-
-
-def install_ufunc_hook():
-    register_ufunc_handler(ufunc_call)
-
-
-cdef object math_call(object original, PyObject* const* args, size_t nargsf, object kwnames):
-    """`math.f` of a tracked number: the value is libm's, the partial that of the row."""
-    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), i
-    name = original.__name__
-    if n == 0 or kwnames is not None:
-        raise TypeError(f"math.{name} takes positional arguments only")
-    row = _MATH_ROWS.get(name)
-    values = tuple([<object>args[i] for i in range(n)])
-    for v in values:
-        if is_array(v) and v.ndim > 0:
-            raise TypeError(f"math.{name} takes numbers, not arrays; use NumPy's function")
-    values = tuple([v[()] if is_array(v) else v for v in values])
-    if row is not None and (<Row>row).nin == n:
-        value = original(*[float(plain_value(v)) for v in values])
-        return math_value(<Row>row, values[0], values[1] if n == 2 else None, value)
-    composite = _MATH_COMPOSITES.get(name)
-    if composite is None:
-        if any([is_active_anywhere(v) for v in values]) and name not in _MATH_STEPS:
-            raise MissingRuleError(f"no rule says what the derivative of math.{name} is")
-        return original(*[plain_value(v) for v in values])
-    return composite(*values)
-
-
-cdef object math_value(Row row, object x, object y, double value):
-    """An elementwise operation on scalars whose value is given."""
-    cdef Context ctx = higher(context_of(x), context_of(y))
-    check_alive(ctx)
-    if row.refusal is not None:
-        raise MissingRuleError(f"math.{row.name} of an active value: {row.refusal}")
-    xp, yp = primal_at(ctx, x), primal_at(ctx, y)
-    if ctx.outer is not None:
-        out = math_value(row, xp, yp, value) if is_tracked(xp) or is_tracked(yp) else value
-    else:
-        out = value
-    operands, pushes, pulls = [], [], []
-    for k in range(row.nin):
-        operand = y if k else x
-        if not row.zero and ctx.is_active(operand):
-            push, pull = partial_maps(row, k, xp, yp, out, (), row.strong or ctx.strong)
-            operands.append(operand)
-            pushes.append(push)
-            pulls.append(pull)
-    return ctx.link(out, operands, pushes, pulls, ((), False))
-
-
-def _math_log(x, base=None):
-    return math.log(x) if base is None else math.log(x) / math.log(base)
-
-
-def _math_hypot(*coordinates):
-    total = coordinates[0]
-    for c in coordinates[1:]:
-        total = np.hypot(total, c)
-    return abs(total)
-
-
-def _math_remainder(x, y):
-    return x - y * round(plain_value(x) / plain_value(y))
-
-
-cdef dict _MATH_ROWS = {
-    name: rows_by_name[row] for name, row in {
-        "sin": "sin", "cos": "cos", "tan": "tan", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2",
-        "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh",
-        "exp": "exp", "exp2": "exp2", "expm1": "expm1", "log": "log", "log2": "log2", "log10": "log10", "log1p": "log1p",
-        "sqrt": "sqrt", "cbrt": "cbrt", "pow": "power", "fabs": "fabs", "fmod": "fmod", "copysign": "copysign",
-        "degrees": "degrees", "radians": "radians", "hypot": "hypot", "erf": "erf", "erfc": "erfc", "gamma": "gamma",
-        "lgamma": "gammaln",
-    }.items() if row in rows_by_name
-}
-cdef dict _MATH_COMPOSITES = {
-    "log": _math_log, "hypot": _math_hypot, "remainder": _math_remainder,
-    "modf": lambda x: _modf(x), "frexp": lambda x: _frexp(x), "ldexp": lambda x, e: x * 2.0**e,
-}
-_MATH_STEPS = frozenset({"floor", "ceil", "trunc", "isnan", "isinf", "isfinite", "isclose", "ulp"})
-
-MATH_FUNCTIONS = tuple(sorted({*_MATH_ROWS, *_MATH_COMPOSITES, *_MATH_STEPS}))
-
-
-def install_math_hook(name):
-    redirect_native(math, name, "types", math_call)

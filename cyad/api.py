@@ -10,7 +10,6 @@ import numpy as np
 from cyad._adjoint import run_reverse
 from cyad._creation import catch_libraries
 from cyad._dual import run_forward
-from cyad._tracked import plain_of
 from cyad.activity import (
     Active, Annotation, BatchMixedDuplicated, Const, Duplicated, DuplicatedNoNeed, MixedDuplicated, Mode, check_number,
 )

@@ -1,0 +1,270 @@
+"""The arguments of a differentiated call: from annotated values to tracked ones, and back.
+
+Arrays that overlap in memory become views of one buffer. The caller's own shadow is worked on where its geometry is that of the array;
+otherwise a private one is, and copied back at the end.
+"""
+from numpy cimport (
+    NPY_ARRAY_WRITEABLE, PyArray_CHKFLAGS, PyArray_DATA, PyArray_DIMS, PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_NDIM,
+    PyArray_STRIDES, PyArray_TYPE, import_array, ndarray,
+)
+from cpython.ref cimport PyObject
+
+from cyad._redirect cimport current
+from cyad._shadow cimport Buffer, extent_of, view_of
+from cyad._tracked cimport (
+    Context, TrackedArray, context_of, ensure_lanes, is_array, is_tracked, lane_of, primal_at, wrap_new, wrap_over,
+)
+
+import numpy as np
+
+from cyad.activity import Active, Annotation
+from cyad.errors import ActivityError
+
+import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef int NPY_ORDER
+    NPY_ORDER NPY_CORDER
+    ndarray PyArray_NewCopy(ndarray arr, NPY_ORDER order)
+
+
+cdef bint overlaps_itself(ndarray arr) except -1:
+    cdef int i
+    for i in range(PyArray_NDIM(arr)):
+        if PyArray_STRIDES(arr)[i] == 0 and PyArray_DIMS(arr)[i] > 1:
+            return True
+    return False
+
+
+cdef class Argument:
+    """An array argument while its call runs: the tracked array, and the caller's shadows if they must be copied back."""
+
+    cdef TrackedArray tracked
+    cdef tuple shadows       # the caller's, one for each lane; None for Const
+    cdef bint private        # whether the call works on a copy of them
+    cdef Py_ssize_t low, high
+
+    @property
+    def array(self):
+        return self.tracked
+
+
+def wrap_arguments(Context ctx, list arrays, list shadows, list names):
+    """Tracked arrays over the caller's arrays, as a list of `Argument`.
+
+    `shadows` has a tuple of W arrays for each array, None for a Const one. Arrays that overlap in memory become views of one buffer
+    if their shadows overlap likewise; otherwise such memory may only be read.
+    """
+    cdef list out = []
+    cdef Argument argument, other
+    cdef ndarray arr
+    cdef Py_ssize_t i
+    cdef list group
+    for i in range(len(arrays)):
+        source = arrays[i]
+        arr = (<TrackedArray>source).arr if is_array(source) else source
+        argument = Argument.__new__(Argument)
+        argument.shadows = shadows[i]
+        if argument.shadows is not None and not PyArray_ISBEHAVED_RO(arr):
+            raise ActivityError(f"{names[i]} is byte-swapped or misaligned; pass {names[i]}.astype({arr.dtype.type.__name__})")
+        if overlaps_itself(arr):
+            # Elements share memory, but each has a derivative of its own.
+            if PyArray_CHKFLAGS(arr, NPY_ARRAY_WRITEABLE):
+                raise ActivityError(f"{names[i]} overlaps itself in memory; pass a copy")
+            arr = PyArray_NewCopy(arr, NPY_CORDER)
+            arr.setflags(write=False)
+        argument.low, argument.high = extent_of(arr)
+        argument.tracked = ctx.new_array()
+        argument.tracked.arr = arr
+        argument.tracked.plain = ctx.outer is None
+        argument.tracked.prim = arr if ctx.outer is None else source if is_array(source) else wrap_captured(ctx.outer, arr)
+        out.append(argument)
+    for i in range(len(out)):
+        argument = out[i]
+        if argument.tracked.place is not None:
+            continue
+        group = reachable(out, i)
+        if len(group) == 1 or all([(<Argument>other).shadows is None for other in group]) or (
+                ctx.outer is None and map_alike(group)):
+            share_buffer(ctx, group, names[i])
+            continue
+        for other in group:
+            share_buffer(ctx, [other], names[out.index(other)])
+            other.tracked.place.buf.conflict = True
+    return out
+
+
+cdef object wrap_captured(Context ctx, ndarray arr):
+    """A plain array as the outer differentiation sees it: memory of the caller's, inactive."""
+    return wrap_over(ctx, arr if ctx.outer is None else wrap_captured(ctx.outer, arr))
+
+
+cdef list reachable(list arguments, Py_ssize_t first):
+    """The arguments whose memory overlaps, directly or through others, that of the first."""
+    cdef list group = [arguments[first]]
+    cdef Argument a, b
+    cdef bint grown = True
+    while grown:
+        grown = False
+        for b in arguments:
+            if b in group:
+                continue
+            for a in group:
+                if a.low < b.high and b.low < a.high:
+                    group.append(b)
+                    grown = True
+                    break
+    return group
+
+
+cdef bint map_alike(list group) except -1:
+    """Whether the shadows of overlapping arrays overlap as the arrays do."""
+    cdef Argument first = group[0], a
+    for a in group:
+        if a.shadows is None or first.shadows is None or len(a.shadows) != len(first.shadows):
+            return False
+        for lane in range(len(a.shadows)):
+            if not same_strides(a.tracked.arr, a.shadows[lane]):
+                return False
+            if distance(a, lane) != distance(first, lane):
+                return False
+    return True
+
+
+cdef bint same_strides(ndarray a, ndarray b) noexcept:
+    cdef int i
+    if PyArray_NDIM(a) != PyArray_NDIM(b):
+        return False
+    for i in range(PyArray_NDIM(a)):
+        if PyArray_STRIDES(a)[i] != PyArray_STRIDES(b)[i] and PyArray_DIMS(a)[i] > 1:
+            return False
+    return True
+
+
+cdef Py_ssize_t distance(Argument a, Py_ssize_t lane) except? -1:
+    cdef ndarray shadow = a.shadows[lane]
+    cdef ndarray arr = a.tracked.arr
+    return <char*>PyArray_DATA(shadow) - <char*>PyArray_DATA(arr)
+
+
+cdef int share_buffer(Context ctx, list group, str name) except -1:
+    """One buffer for a group of arguments; the caller's own shadow where its geometry allows, a private one otherwise."""
+    cdef Buffer buf = Buffer.__new__(Buffer)
+    cdef Argument a, first = group[0]
+    cdef Py_ssize_t low = first.low, high = first.high, offset
+    cdef int lane
+    cdef ndarray shadow
+    for a in group:
+        low, high = min(low, a.low), max(high, a.high)
+    buf.data = <char*>low
+    buf.nbytes = high - low
+    buf.typenum = PyArray_TYPE(first.tracked.arr)
+    buf.owner = first.tracked.arr if len(group) == 1 else [(<Argument>a).tracked.arr for a in group]
+    buf.name = name
+    buf.caller_owned = True
+    for a in group:
+        a.tracked.place = view_of(buf, a.tracked.arr)
+    if first.shadows is None:
+        buf.constant = True
+        return 0
+    buf.active = True
+    buf.borrowed_shadow = True
+    if ctx.outer is None and len(first.shadows) == 1 and same_strides(first.tracked.arr, first.shadows[0]) and (
+            PyArray_ISBEHAVED(<ndarray>first.shadows[0])) and first.tracked.place.size:
+        shadow = first.shadows[0]
+        offset = first.tracked.place.offset
+        buf.shadow = <char*>PyArray_DATA(shadow) - offset
+        buf.shadow_owner = [(<Argument>a).shadows[0] for a in group]
+        buf.lane_bytes = buf.nbytes
+        return 0
+    ensure_lanes(ctx, buf, ctx.width)
+    for a in group:
+        a.private = True
+        for lane in range(ctx.width):
+            lane_of(a.tracked.place, lane)[...] = a.shadows[lane]
+    return 0
+
+
+cdef tuple wrap_all(Context ctx, list named, int width):
+    """The values to call a function with, for its annotated arguments; and the `Argument`s among them."""
+    cdef list values = [], arrays = [], shadows = [], names = [], places = []
+    cdef Context own
+    for i, (name, a) in enumerate(named):
+        val = a.val
+        own = context_of(val)
+        if own is not None and ctx.outer is None:
+            # A value made by hand, outside any call: its context is the outer one of this call.
+            ctx.outer = own
+            ctx.level = own.level + 1
+    ctx.width = width
+    for i, (name, a) in enumerate(named):
+        val = a.val
+        dval = getattr(a, "dval", None)
+        values.append(val)
+        if is_array(val) and not (<TrackedArray>val).boxed or type(val) is ndarray:
+            if dval is None and (val.dtype.kind not in "fc" or (type(val) is ndarray and not PyArray_ISBEHAVED_RO(val))):
+                continue
+            arrays.append(val)
+            shadows.append(None if dval is None else dval if a.batched else (dval,))
+            names.append(name)
+            places.append(i)
+        elif isinstance(a, Active):
+            values[i] = ctx.variable_scalar(val, None)
+        elif dval is not None:
+            if not isinstance(val, (float, complex, np.number)):
+                raise ActivityError(f"{name}: a {type(val).__name__} is no array and no float; annotate its parts")
+            values[i] = ctx.variable_scalar(val, dval if a.batched else (dval,))
+    arguments = wrap_arguments(ctx, arrays, shadows, names) if arrays else []
+    for i, argument in zip(places, arguments):
+        values[i] = (<Argument>argument).tracked
+    return values, arguments
+
+
+cdef tuple as_call(object args, dict kwargs, list named, list values):
+    """Positional and keyword arguments, with wrapped values in the place of annotations."""
+    cdef Py_ssize_t n = len(args)
+    keywords = kwargs
+    if kwargs:
+        keywords = dict(kwargs)
+        annotated = [key for key, v in kwargs.items() if isinstance(v, Annotation)]
+        for key, value in zip(annotated, values[n:]):
+            keywords[key] = value
+    return tuple(values[:n]), keywords
+
+
+cdef object unwrap(Context ctx, object value):
+    """A result of the function as the caller gets it: plain numbers and arrays, in the same structure."""
+    if is_tracked(value):
+        if context_of(value) is ctx:
+            return primal_at(ctx, value)
+        return value
+    if type(value) is tuple or type(value) is list:
+        return type(value)([unwrap(ctx, v) for v in value])
+    if isinstance(value, tuple):
+        return type(value)(*[unwrap(ctx, v) for v in value])
+    if type(value) is dict:
+        return {k: unwrap(ctx, v) for k, v in value.items()}
+    return value
+
+
+def copy_shadows_back(list arguments):
+    """Private shadows into the caller's."""
+    cdef Argument a
+    cdef int lane
+    for a in arguments:
+        if a.private:
+            for lane in range(len(a.shadows)):
+                a.shadows[lane][...] = lane_of(a.tracked.place, lane)
+
+
+def track(plain):
+    """A fresh float array as a tracked one of the current context, if there is one; anything else as it is.
+
+    Only memory that nobody else sees may be tracked: views of existing arrays stay plain.
+    """
+    cdef PyObject* ctx = current()
+    if ctx is NULL or type(plain) is not ndarray or plain.base is not None:
+        return plain
+    if (<ndarray>plain).dtype.kind not in "fc" or not PyArray_ISBEHAVED(<ndarray>plain) or not plain.flags.owndata:
+        return plain
+    return wrap_new(<Context>ctx, plain)
