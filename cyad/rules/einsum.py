@@ -72,6 +72,8 @@ def einsum_rule(*operands, out=None, dtype=None, order="K", casting="safe", opti
         def pull(g):
             flat = [part for x, its in others for part in (conj(x), its)]
             g = np.einsum(g, output, *flat, found, optimize=optimize)
+            if np.shape(g) == shape and len(found) == len(mine):
+                return g
             lengths = [shape[mine.index(label)] for label in distinct]
             # Axes that are one long here and longer elsewhere were broadcast; those met nowhere else were summed.
             many = tuple(i for i, label in enumerate(found) if shape[mine.index(label)] == 1 and g.shape[i] != 1)

@@ -12,9 +12,9 @@ def joined(result, operands, offsets, axis, shapes):
     shape, dtype = result.shape, result.dtype
     count = len(operands)
     before = (slice(None),) * axis
-    slabs = [(*shape[:axis], offsets[k + 1] - offsets[k], *shape[axis + 1:]) for k in range(count)]
 
     def push_all(tangents):
+        slabs = [(*shape[:axis], offsets[k + 1] - offsets[k], *shape[axis + 1:]) for k in range(count)]
         return np.concatenate([np.zeros(slab, dtype) if t is None else np.reshape(t, slab)
                                for t, slab in zip(tangents, slabs, strict=True)], axis)
 

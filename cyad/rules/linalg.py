@@ -551,7 +551,7 @@ def norm_weights(x, norm, ord, axes):
     """The direction in which the norm grows: ``d norm = Re sum(conj(weights) dx)``. 0 where the norm is 0."""
     if ord is None or ord == "fro" or (ord == 2 and len(axes) == 1):
         flat = np.equal(norm, 0)
-        return np.where(flat, 0, x) / np.where(flat, 1, norm)
+        return np.where(flat, 0, x) / np.where(flat, 1, norm) if flat.any() else x / norm
     if len(axes) == 1:
         size = np.abs(x)
         if ord == 0:

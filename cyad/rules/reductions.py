@@ -86,7 +86,14 @@ def initial_maps(initial, shape, weight=1):
     return push, pull
 
 
+def sum_all(t):
+    return np.add.reduce(t, axis=None)
+
+
 def sum_maps(a, axis, dtype, keepdims, initial, where):
+    if axis is None and dtype is None and where is True and initial is None and not given(keepdims, False):
+        shape = shape_of(a)
+        return np.add.reduce(a, axis=None), lambda k: (sum_all, lambda g: spread(g, shape))
     over = Reduction(shape_of(a), axis, keepdims, where)
     result = np.add.reduce(a, dtype=dtype, **started(over.options(), initial))
     shape = result.shape
@@ -131,45 +138,55 @@ def others(a, axes):
 
     Products of what comes before and of what comes after, each a running product.
     """
-    rest = tuple(i for i in range(a.ndim) if i not in axes)
-    order = (*rest, *axes)
+    order = (*(i for i in range(a.ndim) if i not in axes), *axes)
     moved = a.transpose(order)
-    rows = moved.reshape(*(a.shape[i] for i in rest), -1)
+    rows = moved.reshape(*moved.shape[:a.ndim - len(axes)], -1)
     ones = np.ones_like(rows[..., :1])
     before = np.concatenate([ones, np.cumprod(rows[..., :-1], axis=-1)], axis=-1)
     after = np.concatenate([np.cumprod(rows[..., :0:-1], axis=-1)[..., ::-1], ones], axis=-1)
-    back = [order.index(i) for i in range(a.ndim)]
-    return (before * after).reshape(moved.shape).transpose(back)
+    return (before * after).reshape(moved.shape).transpose([order.index(i) for i in range(a.ndim)])
+
+
+def is_normal(x):
+    """Whether all of it can be divided by, and divided, without leaving the range of full precision."""
+    size = np.abs(x)
+    info = np.finfo(x.dtype)
+    return bool((np.greater(size, info.tiny) & np.less(size, info.max)).all())
 
 
 def prod_maps(a, axis, dtype, keepdims, initial, where):
     shape = shape_of(a)
     over = Reduction(shape, axis, keepdims, where)
     result = np.multiply.reduce(a, dtype=dtype, **started(over.options(), initial))
+    shape_out = result.shape
     axes = axes_of(axis, len(shape))
     start = 1 if initial is None or initial is NO_VALUE else initial
+    # Where no product vanishes and none overflows, its factors do neither.
+    divides = over.where is True and is_normal(result)
 
     def factors():
+        if divides:
+            return over.lift(result) / a
         if 0 in shape:
             return np.ones_like(a)
         return others(a if over.where is True else np.where(over.where, a, 1), axes) * start
 
     def linear(k):
         if k == 1:
-            return initial_maps(initial, result.shape, np.multiply.reduce(a, **over.options()))
+            return initial_maps(initial, shape_out, np.multiply.reduce(a, **over.options()))
         if shape == ():
             return (lambda t: t * start), (lambda g: g * conj(start))
         return (lambda t: over.total(factors() * t)), (lambda g: over.spread(g) * conj(factors()))
     return result, matched(result, linear, a, initial)
 
 
-@structural(np.prod, operands=("a", "initial"), reads=("a", "initial"))
+@structural(np.prod, operands=("a", "initial"), reads=("a", "initial", "out"))
 def prod_rule(a, axis=None, dtype=None, out=None, keepdims=False, initial=None, where=True):
     no_out(out, "np.prod")
     return prod_maps(a, axis, dtype, keepdims, initial, where)
 
 
-@structural((np.multiply, "reduce"), operands=("array", "initial"), reads=("array", "initial"))
+@structural((np.multiply, "reduce"), operands=("array", "initial"), reads=("array", "initial", "out"))
 def multiply_reduce_rule(array, axis=0, dtype=None, out=None, keepdims=False, initial=None, where=True):
     no_out(out, "np.multiply.reduce")
     return prod_maps(array, axis, dtype, keepdims, initial, where)
@@ -241,11 +258,13 @@ def extremum_maps(ufunc, a, axis, out, keepdims, initial, where):
     result = ufunc.reduce(a, **started(over.options(), initial))
     shape = over.shape
 
+    best = over.lift(result)
+    undefined = np.not_equal(best, best)
+    undefined = undefined if undefined.any() else None
+
     def is_winner(x):
-        best = over.lift(result)
         wins = np.equal(x, best)
-        undefined = np.not_equal(best, best)
-        return wins | (undefined & np.not_equal(x, x)) if np.any(undefined) else wins
+        return wins if undefined is None else wins | (undefined & np.not_equal(x, x))
 
     winners = is_winner(a)
     if over.where is not True:
@@ -255,16 +274,19 @@ def extremum_maps(ufunc, a, axis, out, keepdims, initial, where):
         if not shape or len(index[0]) == 1:
             index = tuple(int(i[0]) for i in index)
             return result, lambda k: ((lambda t: t[index] if shape else t), lambda g: scatter(g, shape, index))
-    ties = np.add.reduce(winners, axis=over.axis, keepdims=True)
     initial_wins = None if initial is None else is_winner(initial)
-    if initial is not None:
-        ties = ties + initial_wins
-    share = (1 / np.reshape(ties, over.lift(result).shape if over.kept else ())).astype(real_dtype(result.dtype))
-    share_out = np.reshape(share, result.shape)
+    if initial is None and np.count_nonzero(winners) == result.size:
+        share = share_out = 1
+    else:
+        ties = np.add.reduce(winners, axis=over.axis, keepdims=True)
+        ties = np.reshape(ties if initial is None else ties + initial_wins, np.shape(best))
+        share = np.asarray(1 / ties, dtype=real_dtype(result.dtype))
+        share_out = np.reshape(share, result.shape)
+    shape_out = result.shape
 
     def linear(k):
         if k == 1:
-            return initial_maps(initial, result.shape, np.reshape(share * initial_wins, result.shape))
+            return initial_maps(initial, shape_out, np.reshape(share * initial_wins, shape_out))
         return ((lambda t: np.add.reduce(np.where(winners, t, 0), axis=over.axis, keepdims=over.keepdims) * share_out),
                 (lambda g: np.where(winners, over.lift(g) * share, 0)))
     return result, matched(result, linear, a, initial)

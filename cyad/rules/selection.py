@@ -26,9 +26,10 @@ from cyad.rules.shapes import (
 def where_rule(condition, x=None, y=None):
     if x is None or y is None:
         refuse("np.where", "one argument", "use np.nonzero")
-    chosen = np.not_equal(condition, 0)
+    plain = type(condition) is np.ndarray and condition.dtype == bool
+    chosen = condition.copy() if plain else np.not_equal(condition, 0)
     result = np.where(chosen, x, y)
-    shape, shapes = result.shape, [shape_of(condition), shape_of(x), shape_of(y)]
+    shape, shapes = result.shape, (shape_of(condition), shape_of(x), shape_of(y))
 
     def linear(k):
         if k == 0:
@@ -134,11 +135,11 @@ def permuted(a, axis, ranks):
 
 @structural(np.sort, operands=("a",))
 def sort_rule(a, axis=-1, kind=None, order=None, *, stable=None):
-    """Equal entries keep their order, whatever ``kind``: their values do not depend on it."""
+    """Which of equal entries comes first is open; their values do not depend on it, so ``kind`` does not matter."""
     if order is not None:
         refuse("np.sort", "order=", "structured arrays carry no derivative")
     shape = shape_of(a)
-    result, (push, pull) = permuted(a, axis, lambda x, i: np.argsort(x, axis=i, kind="stable"))
+    result, (push, pull) = permuted(a, axis, lambda x, i: np.argsort(x, axis=i))
     if axis is None:
         return result, lambda k: ((lambda t: push(np.reshape(t, -1))), (lambda g: np.reshape(pull(g), shape)))
     return result, lambda k: (push, pull)
@@ -191,25 +192,35 @@ def choose_rule(a, choices, out=None, mode="raise"):
 def clip_maps(a, low, high):
     """``minimum(maximum(a, low), high)`` with its kinks: where two of them tie, each has half.
 
-    The weights are settled when the rule runs, so that the maps read nothing. A NaN goes to all operands.
+    The weights are settled when the rule runs, so that the maps read nothing.
     """
     result = np.clip(a, low, high)
-    lifted = a if low is None else np.maximum(a, low)
-    below = 1.0 if high is None else np.less(lifted, high) + np.equal(lifted, high) * 0.5
-    above = 1.0 if low is None else np.greater(a, low) + np.equal(a, low) * 0.5
-    weights = [below * above, below * (1 - above), 1 - below]
-    undefined = np.isnan(result)
-    if np.any(undefined):
-        weights = [np.where(undefined, np.nan, w) for w in weights]
-    dtype = real_dtype(result.dtype)
     shape = result.shape
     shapes = [None if x is None else shape_of(x) for x in (a, low, high)]
+    dtype = real_dtype(result.dtype)
 
-    def maps(k):
-        weight = np.asarray(weights[k], dtype=dtype)
-        operand_shape = shapes[k]
-        return (lambda t: spread(t * weight, shape)), (lambda g: unbroadcast(spread(g * weight, shape), operand_shape))
-    return result, matched(result, maps, a, low, high)
+    def weights():
+        lifted = a if low is None else np.maximum(a, low)
+        below = 1.0 if high is None else np.less(lifted, high) + np.equal(lifted, high) * 0.5
+        above = 1.0 if low is None else np.greater(a, low) + np.equal(a, low) * 0.5
+        return below * above, below * (1 - above), 1 - below
+
+    def weight(k):
+        if k == 0:
+            # Mostly nothing is at a bound, or nothing ties with it: then no more is asked. NaN is not at a bound.
+            hits = [np.equal(result, bound) for bound in (low, high) if bound is not None]
+            if not any(hit.any() for hit in hits):
+                return None
+            if not any(np.equal(a, bound).any() for bound in (low, high) if bound is not None):
+                return ~(hits[0] | hits[-1])
+        return np.asarray(weights()[k], dtype=dtype)
+
+    def linear(k):
+        chosen, operand_shape = weight(k), shapes[k]
+        if chosen is None:
+            return (lambda t: spread(t, shape)), (lambda g: unbroadcast(g, operand_shape))
+        return (lambda t: spread(t * chosen, shape)), (lambda g: unbroadcast(g * chosen, operand_shape))
+    return result, matched(result, linear, a, low, high)
 
 
 @structural(np.clip, operands=("a", "a_min", "a_max", "min", "max"))
@@ -218,8 +229,8 @@ def clip_rule(a, a_min=None, a_max=None, out=None, *, min=None, max=None, dtype=
     if dtype is not None or where is not True:
         refuse("np.clip", "dtype= or where=", "convert or select before the call")
     low, high = (given(old, given(new, None)) for old, new in ((a_min, min), (a_max, max)))
-    result, maps = clip_maps(a, low, high)
-    return result, lambda k: maps(k if k < 3 else k - 2)
+    result, linear = clip_maps(a, low, high)
+    return result, lambda k: linear(k if k < 3 else k - 2)
 
 
 @structural(next(u for u in get_overridable_numpy_ufuncs() if u.__name__ == "clip"), operands=("a", "a_min", "a_max"))
@@ -270,4 +281,4 @@ def imag_rule(val):
     if kind_of(val) != "c":
         shape = shape_of(val)
         return result, lambda k: ((lambda t: zeros_for(t, shape)), (lambda g: zeros_for(g, shape)))
-    return read_only(result), lambda k: (np.imag, lambda g: 1j * g)
+    return read_only(result), lambda k: (np.imag, lambda g: np.multiply(g, 1j))

@@ -40,9 +40,17 @@ def kind_of(x):
         return np.result_type(x).kind
 
 
+# np.finfo takes longer than most operations on small arrays.
+PARTS = {np.dtype(np.complex128): np.dtype(np.float64), np.dtype(np.complex64): np.dtype(np.float32),
+         np.dtype(np.float64): np.dtype(np.float64), np.dtype(np.float32): np.dtype(np.float32)}
+
+
 def real_dtype(dtype):
     """The dtype of real and imaginary part."""
-    return np.finfo(dtype).dtype if dtype.kind in "fc" else np.dtype(np.float64)
+    found = PARTS.get(dtype)
+    if found is None:
+        found = np.finfo(dtype).dtype if dtype.kind in "fc" else np.dtype(np.float64)
+    return found
 
 
 def conj(x):
@@ -74,9 +82,32 @@ def scatter(g, shape, index):
     return total
 
 
+NUMBERS = {float: np.float64, complex: np.complex128}
+
+
 def spread(g, shape):
-    """``g`` broadcast to ``shape`` without copying."""
-    return np.broadcast_to(g, shape)
+    """``g`` broadcast to ``shape`` without copying.
+
+    ``np.broadcast_to`` takes 3 us, ten times what it takes to make the same view of memory in one piece.
+    """
+    kind = type(g)
+    if kind in NUMBERS:
+        g = NUMBERS[kind](g)
+    if kind is np.ndarray:
+        if g.shape == shape:
+            return g
+        missing = len(shape) - g.ndim
+        if missing < 0 or not g.flags.c_contiguous:
+            return np.broadcast_to(g, shape)
+        strides = [0] * missing
+        for have, want, stride in zip(g.shape, shape[missing:], g.strides, strict=True):
+            if have != want and have != 1:
+                return np.broadcast_to(g, shape)
+            strides.append(stride if have != 1 else 0)
+        return np.ndarray(shape, g.dtype, g, 0, strides)
+    if isinstance(g, np.inexact):
+        return np.ndarray(shape, g.dtype, g, 0, (0,) * len(shape))
+    return g if g.shape == shape else np.broadcast_to(g, shape)
 
 
 def unbroadcast(g, shape):
