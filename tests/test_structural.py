@@ -566,8 +566,8 @@ def test_what_is_not_supported_says_so(func, args, kwargs):
 def test_arguments_may_change_after_the_call():
     """Indices and masks of the caller are copied."""
     index, mask = np.array([0, 2]), np.array([True, False, True, False])
-    rules = [(np.take, (V, index)), (np.where, (mask, V, W)), (np.compress, (mask, V)), (np.take_along_axis, (V, index)),
-             (np.repeat, (V, np.array([1, 0, 2, 1]))), (np.roll, (V, index[1:])),
+    rules = [(np.take, (V, index)), (np.where, (mask, V, W)), (np.compress, (mask, V)),
+             (np.take_along_axis, (V, index)), (np.repeat, (V, np.array([1, 0, 2, 1]))), (np.roll, (V, index[1:])),
              (np.choose, (np.array([0, 1]), (V[:2], W[:2])))]
     for func, args in rules:
         args = [x.copy() if isinstance(x, np.ndarray) else x for x in args]
