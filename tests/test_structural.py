@@ -6,14 +6,19 @@ only what the rule says; and that duck arrays pass through every map without bei
 """
 import importlib
 import pkgutil
+import types
 import weakref
 
 import numpy as np
+import numpy.fft
+import numpy.lib.recfunctions
 import pytest
 from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.testing.overrides import get_overridable_numpy_array_functions
 
 import cyad.rules
-from cyad.rules import registry
+from cyad.rules import classification, registry
+from cyad.rules.classification import name_of
 
 for module in pkgutil.iter_modules(cyad.rules.__path__):
     if not module.name.startswith("_") and module.name != "generate":
@@ -585,3 +590,23 @@ def test_every_rule_has_a_case():
     tried = [registry.lookup(case.values[0]) for case in CASES]
     missing = [rule for rule in registry.RULES.values() if rule not in tried]
     assert not missing
+
+
+def test_every_numpy_function_that_dispatches_is_classified_once():
+    numpy_functions = get_overridable_numpy_array_functions()
+    unknown = sorted(name_of(f) for f in numpy_functions if classification.classify(f) is None)
+    assert not unknown
+    listed = [*classification.COMPOSITE, *classification.VIEW, *classification.CREATION, *classification.STORE,
+              *classification.REFUSED]
+    assert len(listed) == len(set(listed))
+    by_rule = {name_of(f) for f in numpy_functions if classification.classify(f) in ("rule", "zero")}
+    assert not by_rule.intersection(listed)
+    assert set(listed) <= {name_of(f) for f in numpy_functions}
+    assert not registry.ZERO.intersection(registry.RULES)
+
+
+def test_composites_are_python_code():
+    """A composite is differentiated by running it, so there must be Python code to run."""
+    for func in get_overridable_numpy_array_functions():
+        if classification.classify(func) == "composite":
+            assert isinstance(func._implementation, types.FunctionType), func

@@ -1,0 +1,78 @@
+"""What becomes of each NumPy function that dispatches when an active array meets it.
+
+  rule       a structural rule, in the modules next to this one
+  zero       the result carries no derivative (``zero.py``)
+  composite  Python code in terms of others: its own ``_implementation`` runs on the tracked arrays
+  view       the result shares memory with the argument: so does its shadow
+  creation   makes an array; the carriers make a tracked one
+  store      writes into an argument: a matter of memory, so of the carriers
+  refused    no derivative, with the reason
+
+Names are the key, not functions: the creation functions dispatch twice (on ``like=`` too) under one name. Ufuncs are
+not here: they have a row in ``table.py``, a rule, or none.
+"""
+from cyad.rules import registry
+
+COMPOSITE = """
+    angle append apply_along_axis apply_over_axes array_split atleast_1d atleast_2d atleast_3d average block
+    broadcast_arrays column_stack corrcoef cov cumulative_prod cumulative_sum delete diff dsplit dstack ediff1d extract
+    fliplr flipud geomspace gradient histogram histogram2d histogram_bin_edges histogramdd hsplit hstack i0 insert
+    intersect1d ix_ kron linspace logspace meshgrid nancumprod nancumsum nanmax nanmean nanmin nanpercentile nanprod
+    nanquantile nanstd nansum nanvar pad percentile piecewise poly polyadd polyder polydiv polyfit polyint polymul
+    polysub polyval ptp quantile real_if_close resize roots rot90 rollaxis select setdiff1d setxor1d sort_complex split
+    tile trapezoid tril trim_zeros triu union1d unique_values unstack unwrap vander vsplit vstack
+    fft.fft2 fft.fftn fft.fftshift fft.hfft fft.ifft2 fft.ifftn fft.ifftshift fft.ihfft fft.irfft2 fft.irfftn fft.rfft2
+    fft.rfftn
+    lib.scimath.arccos lib.scimath.arcsin lib.scimath.arctanh lib.scimath.log lib.scimath.log10 lib.scimath.log2
+    lib.scimath.logn lib.scimath.power lib.scimath.sqrt
+    linalg.cond linalg.cross linalg.matmul linalg.matrix_norm linalg.matrix_power linalg.multi_dot linalg.outer
+    linalg.tensordot linalg.tensorinv linalg.tensorsolve linalg.trace linalg.vecdot linalg.vector_norm
+""".split()
+
+VIEW = """
+    broadcast_to diagonal expand_dims flip matrix_transpose moveaxis ravel reshape squeeze swapaxes transpose
+    lib.stride_tricks.sliding_window_view linalg.diagonal linalg.matrix_transpose
+""".split()
+
+CREATION = """
+    arange array asanyarray asarray ascontiguousarray asfortranarray empty empty_like eye fromfunction fromiter full
+    full_like identity ones ones_like require tri zeros zeros_like
+""".split()
+
+STORE = "copyto fill_diagonal place put put_along_axis putmask".split()
+
+_REASONS = {
+    "it works on structured arrays, which carry no derivative: keep the fields as separate arrays": """
+        lib.recfunctions.append_fields lib.recfunctions.apply_along_fields lib.recfunctions.assign_fields_by_name
+        lib.recfunctions.drop_fields lib.recfunctions.find_duplicates lib.recfunctions.join_by
+        lib.recfunctions.merge_arrays lib.recfunctions.rec_append_fields lib.recfunctions.rec_drop_fields
+        lib.recfunctions.rec_join lib.recfunctions.recursive_fill_fields lib.recfunctions.rename_fields
+        lib.recfunctions.repack_fields lib.recfunctions.require_fields lib.recfunctions.stack_arrays
+        lib.recfunctions.structured_to_unstructured lib.recfunctions.unstructured_to_structured""",
+    "it writes plain numbers to a file, which would lose the derivative": "save savetxt savez savez_compressed",
+    "it reads numbers from elsewhere, and those are no active values":
+        "frombuffer fromfile fromstring genfromtxt loadtxt",
+    "it works on dates, bits or integers, not on floating point numbers": """
+        busday_count busday_offset datetime_as_string is_busday packbits ravel_multi_index unpackbits unravel_index""",
+    "it returns indices with the values; ask np.unique for the values, and for the rest with plain numbers":
+        "unique_all unique_inverse",
+}
+
+REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
+
+_KINDS = {**dict.fromkeys(COMPOSITE, "composite"), **dict.fromkeys(VIEW, "view"),
+          **dict.fromkeys(CREATION, "creation"), **dict.fromkeys(STORE, "store"), **dict.fromkeys(REFUSED, "refused")}
+
+
+def name_of(func):
+    """``"linalg.norm"`` for ``np.linalg.norm``: the name by which this table knows a function."""
+    return f"{func.__module__}.{func.__name__}".removeprefix("numpy.")
+
+
+def classify(func):
+    """The kind of a NumPy function that dispatches, or None for one that no list knows."""
+    if registry.lookup(func) is not None:
+        return "rule"
+    if registry.is_zero(func):
+        return "zero"
+    return _KINDS.get(name_of(func))
