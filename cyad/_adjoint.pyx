@@ -603,7 +603,7 @@ cdef class Gather(Node):
                 return 0
             lend_lanes(tape, self.source)
             target = lane_of(self.source, lane)
-            if self.repeats:
+            if self.repeats or self.source.overlaps:
                 np.add.at(target, self.key, g)
             else:
                 target[self.key] = target[self.key] + g

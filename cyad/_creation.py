@@ -159,7 +159,13 @@ def _concatenate(original, arrays, *args, **kwargs):
     # np.block and its kin call the C function, past the dispatch that every other caller goes through.
     if isinstance(arrays, (list, tuple)) and any(map(is_tracked_value, arrays)):
         return _dispatch.dispatch_tracked(np.concatenate, (arrays, *args), kwargs)
-    return original(arrays, *args, **kwargs)
+    return track(original(arrays, *args, **kwargs))
+
+
+def _where(original, condition, *args, **kwargs):
+    if any(map(is_tracked_value, (condition, *args))):
+        return _dispatch.dispatch_tracked(np.where, (condition, *args), kwargs)
+    return track(original(condition, *args, **kwargs))
 
 
 class _ArrayConverter:
@@ -249,7 +255,7 @@ def catch_libraries():
             if value is np:
                 setattr(module, key, _plain_numpy)
             elif isinstance(value, types.BuiltinFunctionType) and value.__name__ in _plain_functions and \
-                    value is getattr(np, value.__name__, None):
+                    value in (getattr(np, value.__name__), getattr(getattr(np, value.__name__), "_implementation", None)):
                 setattr(module, key, _plain_functions[value.__name__])
 
 
@@ -268,14 +274,16 @@ def _install():
     for name, function in _handlers.items():
         original = _redirect.redirect(np, name, "context", function)
         _plain_functions[name] = original
-        setattr(_plain_numpy, name, original)
-    _redirect.redirect(np, "concatenate", "context", _concatenate)
+    for name, function in (("concatenate", _concatenate), ("where", _where)):
+        _plain_functions[name] = _redirect.redirect(np, name, "context", function)
     _redirect.redirect(np.ndarray, "copy", "context", _copy_method)
     _redirect.redirect(np.ndarray, "__copy__", "context", _copy_method)
     _redirect.redirect(np.ndarray, "__deepcopy__", "context", _copy_method)
     _redirect.redirect(np.ndarray, "astype", "context", _astype_method)
     _redirect.redirect_type(np.ndarray, "context", _ndarray_call)
     _redirect.redirect_type(np._core._multiarray_umath._array_converter, "types", _ArrayConverter)
+    for name, original in _plain_functions.items():
+        setattr(_plain_numpy, name, original)
     for name in _dispatch.MATH_FUNCTIONS:
         if hasattr(math, name):
             _dispatch.install_math_hook(name)

@@ -41,6 +41,7 @@ cdef class View:
     cdef int ndim
     cdef int typenum
     cdef bint contiguous
+    cdef bint overlaps
     cdef npy_intp* shape
     cdef npy_intp* strides
     cdef npy_intp dims[8]

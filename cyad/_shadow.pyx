@@ -16,7 +16,7 @@ Thread safety: no state outside the objects; an object belongs to the call that 
 """
 cimport cython
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memset
 from numpy cimport (
     NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_MAXDIMS, PyArray_DESCR, PyArray_DIMS, PyArray_CHKFLAGS, PyArray_Descr,
     PyArray_DescrFromType, PyArray_DATA, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES,
@@ -83,7 +83,11 @@ cdef class Buffer:
 @cython.freelist(128)
 @cython.no_gc
 cdef class View:
-    """Shape and strides (bytes) at an offset into a buffer; `first` and `last` bound the bytes that it touches."""
+    """Shape and strides (bytes) at an offset into a buffer; `first` and `last` bound the bytes that it touches.
+
+    `overlaps` says that two indices may name the same element (broadcast axes, sliding windows): adding to such a shadow must
+    go element by element.
+    """
 
     def __dealloc__(self):
         if self.shape is not NULL and self.shape != self.dims:
@@ -148,11 +152,35 @@ cdef View view_of(Buffer buf, ndarray arr):
         else:
             high += reach
     v.size = size
+    v.overlaps = not v.contiguous and names_twice(v, PyArray_ITEMSIZE(arr))
     if size == 0:
         low = high = 0
     v.first = v.offset + low
     v.last = v.offset + high
     return v
+
+
+cdef bint names_twice(View v, Py_ssize_t itemsize) noexcept:
+    """Whether, the axes sorted by stride, one steps inside what the finer ones span (which a layout without repeats never does)."""
+    cdef Py_ssize_t span = itemsize, stride, best
+    cdef int i, j, chosen
+    cdef bint used[64]
+    memset(used, 0, sizeof(used))
+    for i in range(v.ndim):
+        chosen = -1
+        best = 0
+        for j in range(v.ndim):
+            stride = v.strides[j] if v.strides[j] >= 0 else -v.strides[j]
+            if not used[j] and (chosen < 0 or stride < best):
+                chosen = j
+                best = stride
+        used[chosen] = True
+        if v.shape[chosen] <= 1:
+            continue
+        if best < span:
+            return True
+        span = best * (v.shape[chosen] - 1) + span
+    return False
 
 
 cdef bint same_geometry(View a, View b) noexcept:

@@ -394,7 +394,9 @@ cdef int add_to_lane(Context ctx, View v, int lane, object c) except -1:
     if target.dtype.kind != "c":
         c = real_part(c)
     c = unbroadcast(c, v.shape_tuple())
-    if is_array(target):
+    if v.overlaps:
+        np.add.at(target, Ellipsis, c)
+    elif is_array(target):
         target[...] = target + c
     else:
         np.add(target, c, out=target, casting="unsafe")

@@ -5,13 +5,7 @@ Whole files are named once the work they specify is done; `PENDING` names single
 from pathlib import Path
 
 SPEC_DONE = ("test_types.py", "test_autodiff.py")
-PENDING = (
-    "test_batched_dual",
-    "test_batched_forward",
-    "test_batched_reverse_return_by_reference",
-    "test_batch_width_equal_to_a_dimension",
-    "test_batch_widths_must_agree",
-)
+PENDING = ()
 
 collect_ignore = sorted(p.name for p in Path(__file__).parent.glob("test_*.py") if p.name not in SPEC_DONE)
 
