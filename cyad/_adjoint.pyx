@@ -98,7 +98,6 @@ cdef Py_ssize_t COPY_LIMIT = 1 << 20   # bytes: captured arrays up to this are c
 # ---- scalars --------------------------------------------------------------------------------------------------------
 
 @cython.final
-@cython.freelist(512)
 @cython.no_gc
 cdef class Adjoint:
     """A real scalar on a tape: a C double, and the slot of its adjoint (none for a constant).
@@ -245,13 +244,26 @@ cdef class Adjoint:
         return self
 
 
-cdef inline Adjoint new_adjoint(Tape tape, uint32_t slot, double value, int kind):
-    cdef Adjoint out = Adjoint.__new__(Adjoint)
-    out.ctx = tape
-    out.value = value
-    out.kind = kind
-    out.slot = slot
-    return out
+cdef extern from "_scalars.h":
+    """
+    static void cyad_release(PyObject *self) { (void)self; }
+    """
+    object cyad_new_scalar(object type, object ctx, double value, int kind, uint32_t slot)
+    int cyad_install_scalar(object type, size_t size)
+
+
+cdef packed struct AdjointLayout:
+    # What the declaration of Adjoint comes to; see _scalars.h.
+    Py_ssize_t references
+    void* type
+    void* ctx
+    double value
+    int kind
+    uint32_t slot
+
+
+cdef inline object new_adjoint(Tape tape, uint32_t slot, double value, int kind):
+    return cyad_new_scalar(Adjoint, tape, value, kind, slot)
 
 
 cdef inline uint32_t push(Tape tape, uint32_t op, uint32_t a, uint32_t b, double value) except? 0xFFFFFFFF:
@@ -717,6 +729,32 @@ cdef class Undo(Node):
         return self.swap(tape)
 
 
+# The records of a closed tape, up to four megabytes, wait here for the next one: fresh memory costs a page fault for every 200
+# records. Taken and given under the GIL.
+cdef Record* spare = NULL
+cdef uint32_t spare_capacity = 0
+
+
+cdef void take_spare(Tape tape) noexcept:
+    global spare, spare_capacity
+    tape.records = spare
+    tape.capacity = spare_capacity
+    spare = NULL
+    spare_capacity = 0
+
+
+cdef void give_spare(Tape tape) noexcept:
+    global spare, spare_capacity
+    if tape.records is not NULL and tape.capacity * sizeof(Record) <= 4 << 20 and spare_capacity < tape.capacity:
+        free(spare)
+        spare = tape.records
+        spare_capacity = tape.capacity
+    else:
+        free(tape.records)
+    tape.records = NULL
+    tape.capacity = 0
+
+
 # ---- the tape -------------------------------------------------------------------------------------------------------
 
 cdef class Tape(Context):
@@ -754,13 +792,14 @@ cdef class Tape(Context):
             self.outer = <Context>outer
             self.level = self.outer.level + 1
         self.alive = True
+        take_spare(self)
         self.nodes = []
         self.buffers = []
         self.undo = []
         self.shadowed = []
 
     def __dealloc__(self):
-        free(self.records)
+        give_spare(self)
         free(self.constants)
         free(self.adjoints)
 
@@ -789,7 +828,7 @@ cdef class Tape(Context):
     # -- recording ---------------------------------------------------------------------------------------------------
 
     cdef int grow(self) except -1:
-        cdef size_t capacity = self.capacity + (self.capacity >> 1) if self.capacity else 256
+        cdef size_t capacity = self.capacity + (self.capacity >> 1) if self.capacity else 512
         cdef Record* moved
         if self.capacity >= MOST:
             raise TapeError(f"a tape holds at most {MOST} records; differentiate in pieces, or in forward mode")
@@ -1043,22 +1082,22 @@ cdef class Tape(Context):
         return True
 
     cdef object load(self, TrackedArray a, char* address):
-        cdef View v = a.place
-        cdef Buffer buf = v.buf
+        cdef Buffer buf = a.place.buf
         cdef Py_ssize_t offset = address - buf.data
         cdef double value
-        cdef uint32_t number
-        if v.typenum == NPY_DOUBLE:
+        if a.place.typenum == NPY_DOUBLE:
             value = (<double*>address)[0]
             if not buf.active:
                 return new_adjoint(self, NONE, value, DOUBLE)
-            number = self.number_of(buf)
-            return new_adjoint(self, push(self, LOAD, number, element_number(offset, 8), value), value, DOUBLE)
+            if buf.number == 0:
+                self.number_of(buf)
+            if offset & 7 or offset >> 3 >= MOST:
+                unnameable()
+            return new_adjoint(self, push(self, LOAD, buf.number - 1, <uint32_t>(offset >> 3), value), value, DOUBLE)
         value = (<float*>address)[0]
         if not buf.active:
             return new_adjoint(self, NONE, value, SINGLE)
-        number = self.number_of(buf)
-        return new_adjoint(self, push(self, LOAD32, number, element_number(offset, 4), value), value, SINGLE)
+        return new_adjoint(self, push(self, LOAD32, self.number_of(buf), element_number(offset, 4), value), value, SINGLE)
 
     cdef int store_element(self, TrackedArray a, char* address, object value) except -1:
         """`a[i] = value` for a number or a scalar of this tape, into float64 or float32 memory."""
@@ -1282,7 +1321,10 @@ cdef class Tape(Context):
         cdef double x, y, px = 0.0, py = 0.0
         cdef bint guarded
         cdef Node node
-        cdef char* shadow
+        cdef char* shadow = NULL
+        cdef uint32_t cached = NONE     # the buffer that `shadow` belongs to, while no other record may have changed it
+        cdef bint single = width == 1
+        cdef unsigned char strong = self.strong
         cdef PyObject* old = swap_current(<PyObject*>self.outer if self.outer is not None else NULL)
         try:
             while i > 0:
@@ -1290,7 +1332,27 @@ cdef class Tape(Context):
                 r = records + i
                 op = r.op & OP_MASK
                 g = adjoints + <size_t>i * width
-                if op < VARIABLE:
+                if op < VARIABLE and single:
+                    # One lane, the usual case, without the loops over lanes.
+                    if not cyad_has_partials[op]:
+                        self.pull_rare(r, g, self.strong or cyad_strong[op])
+                        continue
+                    if r.op & CONST_A:
+                        cyad_partials(op, 2, constants[r.a], records[r.b].value, r.value, &px, &py)
+                        adjoints[r.b] += pulled(g[0], py, strong | cyad_strong[op])
+                    elif r.op & CONST_B or cyad_arity[op] == 1:
+                        cyad_partials(op, 1, records[r.a].value, constants[r.b] if r.op & CONST_B else 0.0, r.value, &px, &py)
+                        adjoints[r.a] += pulled(g[0], px, strong | cyad_strong[op])
+                    else:
+                        cyad_partials(op, 3, records[r.a].value, records[r.b].value, r.value, &px, &py)
+                        adjoints[r.a] += pulled(g[0], px, strong | cyad_strong[op])
+                        adjoints[r.b] += pulled(g[0], py, strong | cyad_strong[op])
+                elif op == LOAD and single:
+                    if r.a != cached:
+                        shadow = self.element_shadow(r.a, g)
+                        cached = r.a
+                    (<double*>shadow)[r.b] += g[0]
+                elif op < VARIABLE:
                     guarded = self.strong or cyad_strong[op]
                     if not cyad_has_partials[op]:
                         self.pull_rare(r, g, guarded)
@@ -1306,11 +1368,13 @@ cdef class Tape(Context):
                         if cyad_binary(op):
                             pull_scalar(g, adjoints + <size_t>r.b * width, py, width, guarded)
                 elif op == LOAD:
+                    cached = NONE
                     shadow = self.element_shadow(r.a, g)
                     if shadow is not NULL:
                         for lane in range(width):
                             (<double*>(shadow + lane * self.lane_bytes(r.a)))[r.b] += g[lane]
                 elif op == STORE:
+                    cached = NONE
                     shadow = self.element_shadow(stored_buffer(r), NULL)
                     if shadow is not NULL:
                         for lane in range(width):
@@ -1318,19 +1382,23 @@ cdef class Tape(Context):
                                 (<double*>(shadow + lane * self.lane_bytes(stored_buffer(r))))[r.b]
                             (<double*>(shadow + lane * self.lane_bytes(stored_buffer(r))))[r.b] = 0.0
                 elif op == CLEAR:
+                    cached = NONE
                     shadow = self.element_shadow(r.a, NULL)
                     if shadow is not NULL:
                         for lane in range(width):
                             (<double*>(shadow + lane * self.lane_bytes(r.a)))[r.b] = 0.0
                 elif op == NODE:
+                    cached = NONE
                     node = <Node>PyList_GET_ITEM(self.nodes, r.a)
                     node.pullback(self)
                 elif op == LOAD32:
+                    cached = NONE
                     shadow = self.element_shadow(r.a, g)
                     if shadow is not NULL:
                         for lane in range(width):
                             (<float*>(shadow + lane * self.lane_bytes(r.a)))[r.b] += <float>g[lane]
                 elif op == STORE32:
+                    cached = NONE
                     shadow = self.element_shadow(stored_buffer(r), NULL)
                     if shadow is not NULL:
                         for lane in range(width):
@@ -1338,6 +1406,7 @@ cdef class Tape(Context):
                                 (<float*>(shadow + lane * self.lane_bytes(stored_buffer(r))))[r.b]
                             (<float*>(shadow + lane * self.lane_bytes(stored_buffer(r))))[r.b] = 0.0
                 elif op == CLEAR32:
+                    cached = NONE
                     shadow = self.element_shadow(r.a, NULL)
                     if shadow is not NULL:
                         for lane in range(width):
@@ -1426,8 +1495,7 @@ cdef class Tape(Context):
         self.nodes = []
         self.buffers = []
         self.undo = []
-        free(self.records)
-        self.records = NULL
+        give_spare(self)
         free(self.constants)
         self.constants = NULL
         self.capacity = self.constant_capacity = 0
@@ -1513,6 +1581,12 @@ cdef int seed(Tape tape, object value, int lane, object cotangent) except -1:
     return add_to_lane(tape, (<TrackedArray>value).place, lane, cotangent)
 
 
+cdef inline double pulled(double g, double partial, unsigned char guarded) noexcept:
+    """g times a partial; for a guarded operation a zero adjoint contributes nothing, whatever the partial."""
+    cdef double c = g * partial
+    return 0.0 if c != c and guarded and g == 0.0 else c
+
+
 cdef inline void pull_scalar(double* g, double* target, double partial, int width, bint guarded) noexcept:
     cdef int lane
     cdef double c
@@ -1536,8 +1610,12 @@ cdef inline uint32_t stored_buffer(Record* r) noexcept:
 cdef inline uint32_t element_number(Py_ssize_t offset, int itemsize) except? 0xFFFFFFFF:
     cdef Py_ssize_t n = offset // itemsize
     if n >= MOST or offset != n * itemsize:
-        raise TapeError("an element lies outside what a tape can name (2**32 elements, whole multiples of the item size)")
+        unnameable()
     return <uint32_t>n
+
+
+cdef int unnameable() except -1:
+    raise TapeError("an element lies outside what a tape can name (2**32 elements, whole multiples of the item size)")
 
 
 FREE = -1   # a result without an adjoint
@@ -1574,6 +1652,8 @@ cdef View view_of_new(ndarray arr):
     return view_of(buffer_of_new(arr), arr)
 
 
+if not cyad_install_scalar(Adjoint, sizeof(AdjointLayout)):
+    raise ImportError("cyad._adjoint was built for another layout of extension types")
 register_types(Adjoint, None, AdjointArray, None)
 
 

@@ -1,5 +1,5 @@
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from cpython.long cimport PyLong_CheckExact
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cpython.ref cimport PyObject, PyTypeObject
 from numpy cimport NPY_DOUBLE, ndarray
 
@@ -137,6 +137,8 @@ cdef object real_part(object c)
 
 cdef inline bint as_number(object value, double* x, int* kind) except -1:
     """Reads a plain real number; False for anything else."""
+    cdef int overflow = 0
+    cdef long small
     if PyFloat_CheckExact(value):
         x[0] = PyFloat_AS_DOUBLE(value)
         kind[0] = WEAK
@@ -146,7 +148,8 @@ cdef inline bint as_number(object value, double* x, int* kind) except -1:
         kind[0] = DOUBLE
         return True
     if PyLong_CheckExact(value):
-        x[0] = <double>value
+        small = PyLong_AsLongAndOverflow(value, &overflow)
+        x[0] = <double>small if not overflow else <double>value
         kind[0] = WEAK
         return True
     return rare_number(value, x, kind)
