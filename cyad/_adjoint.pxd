@@ -60,7 +60,6 @@ cdef class Tape(Context):
     cdef int swap_element(self, Record* r, uint32_t op) except -1
     cdef char* element_shadow(self, uint32_t number, double* g) except? NULL
     cdef Py_ssize_t lane_bytes(self, uint32_t number) noexcept
-    cdef int pull_rare(self, Record* r, double* g, bint guarded) except -1
     cdef object scalar(self, object value, bint active)
     cdef object result(self, object out, bint active, list places, bint read)
     cdef object arrays(self, Row row, object x, object y)

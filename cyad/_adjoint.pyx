@@ -43,7 +43,7 @@ from cyad._tracked cimport (
     scalar_attribute, scalar_fits, warn, wrap_box, wrap_new, wrap_over, write_primal,
 )
 from cyad.rules._kernels cimport (
-    CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, copy_add, cyad_arity,
+    CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, copy_add,
     cyad_has_partials, cyad_partials, cyad_strong, partials_at,
 )
 
@@ -74,9 +74,10 @@ cdef enum:
     UNDO = 0x8007       # a: buffer, b: element      value: what memory held
     UNDO32 = 0x8008
     NODE = 0x8009       # a: node
-    CONST_A = 1 << 16   # operand a is an entry of the table of constants
-    CONST_B = 1 << 17
     OP_MASK = 0xFFFF
+    SLOT_A = 1 << 16    # operand a is a slot; otherwise an entry of the table of constants
+    SLOT_B = 1 << 17
+    NEED_SHIFT = 16     # shifted down, the two flags are the `need` of cyad_partials
 
 cdef uint32_t NONE = 0xFFFFFFFF
 cdef uint32_t MOST = 0xFFFFFFF0
@@ -321,10 +322,10 @@ cdef inline object scalar_binary(Row row, int op, object left, object right):
     if a == NONE:
         if b == NONE:
             return new_adjoint(tape, NONE, value, kind)
-        return new_adjoint(tape, push(tape, op | CONST_A, tape.constant(x), b, value), value, kind)
+        return new_adjoint(tape, push(tape, op | SLOT_B, tape.constant(x), b, value), value, kind)
     if b == NONE:
-        return new_adjoint(tape, push(tape, op | CONST_B, a, tape.constant(y), value), value, kind)
-    return new_adjoint(tape, push(tape, op, a, b, value), value, kind)
+        return new_adjoint(tape, push(tape, op | SLOT_A, a, tape.constant(y), value), value, kind)
+    return new_adjoint(tape, push(tape, op | SLOT_A | SLOT_B, a, b, value), value, kind)
 
 
 cdef object scalar_unary(Row row, Adjoint x):
@@ -337,7 +338,7 @@ cdef object scalar_unary(Row row, Adjoint x):
         warn(row, x.value, 0.0, x.kind)
     if x.slot == NONE:
         return new_adjoint(tape, NONE, value, x.kind)
-    return new_adjoint(tape, push(tape, row.op, x.slot, x.slot, value), value, x.kind)
+    return new_adjoint(tape, push(tape, row.op | SLOT_A, x.slot, 0, value), value, x.kind)
 
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
@@ -980,12 +981,12 @@ cdef class Tape(Context):
         if slot_a == NONE and slot_b == NONE:
             return new_adjoint(self, NONE, value, kind)
         if row.nin == 1:
-            return new_adjoint(self, push(self, row.op, slot_a, slot_a, value), value, kind)
+            return new_adjoint(self, push(self, row.op | SLOT_A, slot_a, 0, value), value, kind)
         if slot_a == NONE:
-            return new_adjoint(self, push(self, row.op | CONST_A, self.constant(a), slot_b, value), value, kind)
+            return new_adjoint(self, push(self, row.op | SLOT_B, self.constant(a), slot_b, value), value, kind)
         if slot_b == NONE:
-            return new_adjoint(self, push(self, row.op | CONST_B, slot_a, self.constant(b), value), value, kind)
-        return new_adjoint(self, push(self, row.op, slot_a, slot_b, value), value, kind)
+            return new_adjoint(self, push(self, row.op | SLOT_A, slot_a, self.constant(b), value), value, kind)
+        return new_adjoint(self, push(self, row.op | SLOT_A | SLOT_B, slot_a, slot_b, value), value, kind)
 
     cdef object arrays(self, Row row, object x, object y):
         """The fast path: float64 (or float32) memory throughout. None where the operands do not fit it."""
@@ -1319,54 +1320,45 @@ cdef class Tape(Context):
         cdef double* g
         cdef double* constants = self.constants
         cdef double x, y, px = 0.0, py = 0.0
-        cdef bint guarded
+        cdef int need
         cdef Node node
+        cdef double no_constant = 0.0
         cdef char* shadow = NULL
         cdef uint32_t cached = NONE     # the buffer that `shadow` belongs to, while no other record may have changed it
         cdef bint single = width == 1
         cdef unsigned char strong = self.strong
         cdef PyObject* old = swap_current(<PyObject*>self.outer if self.outer is not None else NULL)
+        if constants is NULL:
+            constants = &no_constant   # a unary record names constant 0 as its second operand, and ignores it
         try:
             while i > 0:
                 i -= 1
                 r = records + i
                 op = r.op & OP_MASK
                 g = adjoints + <size_t>i * width
-                if op < VARIABLE and single:
-                    # One lane, the usual case, without the loops over lanes.
-                    if not cyad_has_partials[op]:
-                        self.pull_rare(r, g, self.strong or cyad_strong[op])
+                if op < VARIABLE:
+                    need = r.op >> NEED_SHIFT
+                    x = records[r.a].value if need & 1 else constants[r.a]
+                    y = records[r.b].value if need & 2 else constants[r.b]
+                    if cyad_has_partials[op]:
+                        cyad_partials(op, need, x, y, r.value, &px, &py)
+                    elif partials_at(op, need, x, y, r.value, &px, &py) < 0:
+                        raise MissingRuleError("a recorded operation has no partial derivative that can be evaluated here")
+                    if single:
+                        if need & 1:
+                            adjoints[r.a] += pulled(g[0], px, strong | cyad_strong[op])
+                        if need & 2:
+                            adjoints[r.b] += pulled(g[0], py, strong | cyad_strong[op])
                         continue
-                    if r.op & CONST_A:
-                        cyad_partials(op, 2, constants[r.a], records[r.b].value, r.value, &px, &py)
-                        adjoints[r.b] += pulled(g[0], py, strong | cyad_strong[op])
-                    elif r.op & CONST_B or cyad_arity[op] == 1:
-                        cyad_partials(op, 1, records[r.a].value, constants[r.b] if r.op & CONST_B else 0.0, r.value, &px, &py)
-                        adjoints[r.a] += pulled(g[0], px, strong | cyad_strong[op])
-                    else:
-                        cyad_partials(op, 3, records[r.a].value, records[r.b].value, r.value, &px, &py)
-                        adjoints[r.a] += pulled(g[0], px, strong | cyad_strong[op])
-                        adjoints[r.b] += pulled(g[0], py, strong | cyad_strong[op])
+                    if need & 1:
+                        pull_lanes(g, adjoints + <size_t>r.a * width, px, width, strong | cyad_strong[op])
+                    if need & 2:
+                        pull_lanes(g, adjoints + <size_t>r.b * width, py, width, strong | cyad_strong[op])
                 elif op == LOAD and single:
                     if r.a != cached:
                         shadow = self.element_shadow(r.a, g)
                         cached = r.a
                     (<double*>shadow)[r.b] += g[0]
-                elif op < VARIABLE:
-                    guarded = self.strong or cyad_strong[op]
-                    if not cyad_has_partials[op]:
-                        self.pull_rare(r, g, guarded)
-                    elif r.op & CONST_A:
-                        cyad_partials(op, 2, constants[r.a], records[r.b].value, r.value, &px, &py)
-                        pull_scalar(g, adjoints + <size_t>r.b * width, py, width, guarded)
-                    elif r.op & CONST_B:
-                        cyad_partials(op, 1, records[r.a].value, constants[r.b], r.value, &px, &py)
-                        pull_scalar(g, adjoints + <size_t>r.a * width, px, width, guarded)
-                    else:
-                        cyad_partials(op, 3, records[r.a].value, records[r.b].value, r.value, &px, &py)
-                        pull_scalar(g, adjoints + <size_t>r.a * width, px, width, guarded)
-                        if cyad_binary(op):
-                            pull_scalar(g, adjoints + <size_t>r.b * width, py, width, guarded)
                 elif op == LOAD:
                     cached = NONE
                     shadow = self.element_shadow(r.a, g)
@@ -1416,21 +1408,6 @@ cdef class Tape(Context):
         finally:
             self.restore(i)
             swap_current(old)
-        return 0
-
-    cdef int pull_rare(self, Record* r, double* g, bint guarded) except -1:
-        """A record whose partials are not in the C table but in a library's loops."""
-        cdef uint32_t op = r.op & OP_MASK
-        cdef double x = self.constants[r.a] if r.op & CONST_A else self.records[r.a].value
-        cdef double y = self.constants[r.b] if r.op & CONST_B else self.records[r.b].value
-        cdef double px = 0.0, py = 0.0
-        cdef int need = (0 if r.op & CONST_A else 1) | (0 if r.op & CONST_B or not cyad_binary(op) else 2)
-        if partials_at(op, need, x, y, r.value, &px, &py) < 0:
-            raise MissingRuleError("a recorded operation has no partial derivative that can be evaluated here")
-        if need & 1:
-            pull_scalar(g, self.adjoints + <size_t>r.a * self.width, px, self.width, guarded)
-        if need & 2:
-            pull_scalar(g, self.adjoints + <size_t>r.b * self.width, py, self.width, guarded)
         return 0
 
     cdef inline char* element_shadow(self, uint32_t number, double* g) except? NULL:
@@ -1587,18 +1564,10 @@ cdef inline double pulled(double g, double partial, unsigned char guarded) noexc
     return 0.0 if c != c and guarded and g == 0.0 else c
 
 
-cdef inline void pull_scalar(double* g, double* target, double partial, int width, bint guarded) noexcept:
+cdef inline void pull_lanes(double* g, double* target, double partial, int width, unsigned char guarded) noexcept:
     cdef int lane
-    cdef double c
     for lane in range(width):
-        c = g[lane] * partial
-        if guarded and c != c and g[lane] == 0.0:
-            c = 0.0
-        target[lane] += c
-
-
-cdef inline bint cyad_binary(uint32_t op) noexcept:
-    return cyad_arity[op] == 2
+        target[lane] += pulled(g[lane], partial, guarded)
 
 
 cdef inline uint32_t stored_buffer(Record* r) noexcept:

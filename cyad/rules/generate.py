@@ -118,7 +118,7 @@ def scalars(ex, rules):
             flags("cyad_arity", [len(rule.partials) for rule in rules]), ""]
     out += ["/* The partials at one point: need & 1 asks for *px, need & 2 for *py. What the row does not read may be",
             "   anything. Writes nothing where cyad_has_partials[op] is 0, or for an operand without derivative. */"]
-    out += switch(ex, "static inline void cyad_partials(int op, int need, double x, double y, double o, "
+    out += switch(ex, "static inline CYAD_INLINED void cyad_partials(int op, int need, double x, double y, double o, "
                       "double *px, double *py)", first)
     out += ["/* The second partials, with the output's dependence on x and y in them. */"]
     body = switch(ex, "static inline void cyad_partials2(int op, double x, double y, double o, "
@@ -188,12 +188,20 @@ def arrays(ex, rules):
     return template, table
 
 
+# The reverse sweep is a loop around cyad_partials; a call would cost it more than most operations do.
+INLINED = """#if defined(__GNUC__) && defined(__OPTIMIZE__)
+#define CYAD_INLINED __attribute__((always_inline))
+#else
+#define CYAD_INLINED
+#endif"""
+
+
 def header():
     ex, table = neighbours()
     template, programs = arrays(ex, table.RULES)
     return "\n".join([
         "/* Written by generate.py from table.py. */",
-        "#ifndef CYAD_PARTIALS_H", "#define CYAD_PARTIALS_H", "#include <math.h>", HELPERS, SCALAR_MACROS,
+        "#ifndef CYAD_PARTIALS_H", "#define CYAD_PARTIALS_H", "#include <math.h>", INLINED, HELPERS, SCALAR_MACROS,
         *scalars(ex, table.RULES),
         *(f"#undef {line.split()[1].split('(')[0]}" for line in SCALAR_MACROS.strip().splitlines()),
         "#endif", "",
