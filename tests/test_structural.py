@@ -25,6 +25,7 @@ for module in pkgutil.iter_modules(cyad.rules.__path__):
         importlib.import_module(f"cyad.rules.{module.name}")
 
 rng = np.random.default_rng(7)
+RECENT = np.lib.NumpyVersion(np.__version__) >= "2.3.0"
 
 
 def real(*shape):
@@ -44,6 +45,16 @@ def spd(n, complex_=False):
     return a @ a.conj().T + n * np.eye(n)
 
 
+def regular(*shape):
+    """Square matrices that are far from singular."""
+    return real(*shape) + 3 * np.eye(shape[-1])
+
+
+def apart(*shape):
+    """Matrices whose eigenvalues are far from each other."""
+    return 0.4 * real(*shape) + 3 * np.diag(np.arange(1.0, shape[-1] + 1))
+
+
 def holed(*shape):
     a = real(*shape)
     a.flat[::3] = 0.0
@@ -59,6 +70,8 @@ KNOTS = np.array([0.0, 1.0, 2.5, 4.0])
 
 def call(func, *args, observe=None, label="", **kwargs):
     """One row: the call, and what of its result is well defined where the result itself is so up to a choice only."""
+    if func is None:
+        return None
     name = func.__name__ if not isinstance(func, tuple) else f"{func[0].__name__}.{func[1]}"
     def brief(x):
         if isinstance(x, np.ndarray):
@@ -112,6 +125,9 @@ CASES = [
     call(np.nanmedian, np.where(MASK, A, np.nan), axis=1), call(np.nanmedian, np.where(MASK, A, np.nan)),
     *(call(np.trace, x, *args) for x, args in [(A, ()), (A, (1,)), (A, (-2,)), (T, (0, 0, 2)), (T, (1, -1, 1)),
                                                (cplx(3, 3), ()), (A, (9,))]),
+    *(call(f, np.where(MASK, A, np.nan), **kw) for f in (np.nanmean, np.nanvar, np.nanstd)
+      for kw in ({}, {"axis": 0}, {"axis": 1, "keepdims": True}, {"axis": 1, "where": MASK[:1]})),
+    call(np.nanvar, A, ddof=1), call(np.nanmean, cplx(3)), call(np.nanstd, f32(4)),
     call(np.bincount, np.array([0, 2, 2, 5]), V), call(np.bincount, np.array([0, 2, 2, 5]), weights=V, minlength=9),
 
     *(call(f, T, *axis) for f in (np.cumsum, np.cumprod) for axis in [(), (0,), (-1,), (1,)]),
@@ -136,8 +152,10 @@ CASES = [
         (A, real(3, 4), 2), (cplx(2, 3, 4), real(4, 3), ((1, 2), (1, 0))), (T, real(4, 3, 2), ([-1, 1], [0, -2]))]),
     *(call(np.vecdot, x, y) for x, y in [(A, V), (cplx(3, 4), cplx(4)), (T, real(3, 4)), (V, cplx(2, 4))]),
     call(np.vecdot, A, real(3, 4), axis=0), call(np.vecdot, T, A, axis=-2, keepdims=True),
-    *(call(np.matvec, x, y) for x, y in [(A, V), (T, V), (cplx(3, 4), cplx(2, 4)), (A, real(5, 4))]),
-    *(call(np.vecmat, x, y) for x, y in [(V, B), (cplx(4), B), (cplx(2, 4), cplx(4, 3)), (V, real(2, 4, 3))]),
+    *(call(getattr(np, "matvec", None), x, y)
+      for x, y in [(A, V), (T, V), (cplx(3, 4), cplx(2, 4)), (A, real(5, 4))]),
+    *(call(getattr(np, "vecmat", None), x, y)
+      for x, y in [(V, B), (cplx(4), B), (cplx(2, 4), cplx(4, 3)), (V, real(2, 4, 3))]),
     *(call(np.cross, x, y) for x, y in [(real(3), real(3)), (real(4, 3), real(3)), (cplx(3), real(2, 3)),
                                         (cplx(3), cplx(3))]),
     call(np.cross, real(3, 4), real(4, 3), axisa=0), call(np.cross, real(3, 4), real(3, 4), axis=0),
@@ -145,6 +163,7 @@ CASES = [
     *(call(f, x, y, mode) for f in (np.convolve, np.correlate) for mode in ("full", "same", "valid")
       for x, y in [(real(6), real(3)), (real(3), real(6)), (real(6), real(4)), (real(4), real(6)), (real(5), real(2)),
                    (real(2), real(5)), (cplx(5), cplx(3)), (cplx(2), real(4)), (real(4), real(4))]),
+    call(np.polymul, V, real(3)), call(np.polymul, V, cplx(3)),
     call(np.convolve, 2.5, real(3)), call(np.correlate, f32(4), f32(2)),
     *(call(np.einsum, s, *xs) for s, xs in [
         ("ij,jk->ik", (A, B)), ("ij,jk", (A, B)), ("ij->", (A,)), ("ij->j", (A,)), ("ii", (M,)), ("ii,i->i", (M, V)),
@@ -164,11 +183,14 @@ CASES = [
     call(np.concatenate, [V, W], dtype=np.float32, casting="unsafe"),
     *(call(np.stack, xs, **axes) for xs, axes in [
         ([A, A], {}), ([V, W, V], {"axis": -1}), ([1.5, np.float64(2.5)], {}), ([V, cplx(4)], {"axis": 1})]),
+    call(np.block, [[A, real(3, 1)], [real(1, 5)]]), call(np.block, [V, 2.5, f32(2)]), call(np.block, A),
+    call(np.block, [[[T, T]], [[real(1, 3, 8)]]]), call(np.block, [[real(2, 0), cplx(2, 3)]]),
     call(np.roll, A, 1), call(np.roll, A, (1, -2), (0, 1)), call(np.roll, A, 2, axis=1), call(np.roll, V, -1),
     call(np.repeat, A, 3), call(np.repeat, A, 2, axis=0), call(np.repeat, A, [1, 0, 2], 0), call(np.repeat, V, [3]),
     call(np.repeat, A, [2, 1, 0, 1], axis=-1), call(np.repeat, 2.5, 3),
     call(np.copy, T[:, ::2].T), call(np.copy, 2.5),
-    call(np.astype, A, np.float32), call(np.astype, f32(3), np.float64), call(np.astype, V, complex),
+    *(call(getattr(np, "astype", None), x, dtype)
+      for x, dtype in [(A, np.float32), (f32(3), np.float64), (V, complex)]),
     call(np.diag, V), call(np.diag, V, 1), call(np.diag, V, -2), call(np.diagflat, A, 1), call(np.diagflat, V),
 
     *(call(np.where, c, x, y) for c, x, y in [
@@ -182,15 +204,17 @@ CASES = [
     *(call(f, T, *kth, **axes) for f, kth in [(np.sort, ()), (np.partition, (1,))]
       for axes in ({}, {"axis": 0}, {"axis": 1}, {"axis": None})),
     call(np.sort, f32(5)), call(np.sort, V[::-1], stable=True), call(np.partition, V, [1, 2]),
-    call(np.unique, A), call(np.unique, A, sorted=False),
+    call(np.unique, A), *([call(np.unique, A, sorted=False)] if RECENT else []),
     call(np.choose, np.array([0, 2, 1, 0]), [V, 2.0, real(2, 4)]),
     call(np.choose, np.array([5, -1, 1, 0]), (V, W), mode="wrap"),
     call(np.choose, np.array([5, -1, 1, 0]), (V, W), mode="clip"),
     *(call(np.clip, *args, **kwargs) for args, kwargs in [
         ((A, -0.5, 0.5), {}), ((A, None, 0.2), {}), ((A, -0.2, None), {}), ((A, real(4), 0.9), {}),
-        ((A,), {"min": -0.1, "max": real(3, 1)}), ((f32(5), -0.5, 0.5), {}), ((A[0], A, 0.4), {}),
-        ((0.3, -1.0, 1.0), {})]),
+        *([((A,), {"min": -0.1, "max": real(3, 1)})] if RECENT else []), ((f32(5), -0.5, 0.5), {}),
+        ((A[0], A, 0.4), {}), ((0.3, -1.0, 1.0), {})]),
     *(call(f, A, -0.5, V) for f in registry.RULES if isinstance(f, np.ufunc) and f.__name__ == "clip"),
+    call(np.select, [MASK, A > 0], [A, V], real(3, 4)), call(np.select, [V > 0, V < 0.5], [V, 2.0]),
+    call(np.select, [V > 0], [cplx(4)], 1.5),
     call(np.nan_to_num, A), call(np.nan_to_num, cplx(3)),
     *(call(f, x) for f in (np.real, np.imag)
       for x in (cplx(3, 2), cplx(2).astype(np.complex64), np.complex128(1.5 + 2j))),
@@ -202,18 +226,25 @@ CASES = [
     call(np.interp, real(3), KNOTS[:1], real(1)),
     call(np.sinc, A), call(np.sinc, np.array([0.0, 1e-3, 0.2, 0.318, 0.32, 2.5])), call(np.sinc, f32(3)),
 
-    *(call(f, x, *args, **kwargs) for f in (np.fft.fft, np.fft.ifft, np.fft.rfft, np.fft.irfft)
-      for x in (real(5), real(6), cplx(5), cplx(2, 6), f32(4)) if not (f is np.fft.rfft and x.dtype.kind == "c")
+    *(call(f, x, *args, **kwargs)
+      for f in (np.fft.fft, np.fft.ifft, np.fft.rfft, np.fft.irfft, np.fft.hfft, np.fft.ihfft)
+      for x in (real(5), real(6), cplx(5), cplx(2, 6), f32(4))
+      if not (f in (np.fft.rfft, np.fft.ihfft) and x.dtype.kind == "c")
       for args, kwargs in [((), {}), ((4,), {}), ((9,), {}), ((), {"norm": "ortho"}),
                            ((8,), {"norm": "forward", "axis": 0})]),
 
     *(call(np.linalg.solve, x, y) for x, y in [
-        (M, V), (M, B), (real(2, 4, 4), B), (real(2, 4, 4), V), (M, real(3, 4, 2)), (cplx(3, 3), real(3)),
+        (regular(4, 4), V), (regular(4, 4), B), (regular(2, 4, 4), B), (regular(2, 4, 4), V),
+        (regular(4, 4), real(3, 4, 2)), (cplx(3, 3), real(3)),
         (real(3, 3), cplx(3, 2)), (f32(2, 2), f32(2))]),
     *(call(f, x) for f in (np.linalg.inv, np.linalg.det, np.linalg.slogdet)
-      for x in (M, real(2, 3, 3), cplx(3, 3), f32(2, 2), real(1, 1))),
+      for x in (regular(4, 4), regular(2, 3, 3), cplx(3, 3), regular(2, 2).astype(np.float32), real(1, 1))),
     call(np.linalg.det, np.outer(V, W), label="rank1"), call(np.linalg.det, np.diag([1.0, 2.0, 0.0]), label="rank2"),
     call(np.linalg.det, np.diag([1.0, 2.0, 0.0]) @ np.linalg.qr(cplx(3, 3))[0] * [[1], [1], [0]], label="rank2"),
+    call(np.linalg.tensorsolve, real(2, 3, 6), real(2, 3)),
+    call(np.linalg.tensorsolve, cplx(4, 2, 2), cplx(2, 2), (0,)),
+    *(call(np.linalg.cond, x, o) for o in (None, 2, -2, 1, -1, np.inf, "fro", "nuc")
+      for x in (regular(3, 3), cplx(3, 3), regular(2, 3, 3))), call(np.linalg.cond, A),
     *(call(np.linalg.pinv, x) for x in (A, B, cplx(4, 2), real(2, 4, 3))),
     *(call(np.linalg.lstsq, x, y) for x, y in [(real(5, 3), real(5)), (real(5, 3), real(5, 2)), (real(2, 4), real(2)),
                                                (cplx(5, 2), cplx(5))]),
@@ -227,7 +258,7 @@ CASES = [
       for u in "LU"),
     *(call(np.linalg.eigvalsh, x, u) for x in (spd(4), spd(3, True)) for u in "LU"),
     *(call(f, x) for f in (np.linalg.eig, np.linalg.eigvals)
-      for x in (spd(4) + 0.1 * real(4, 4), M, real(3, 3), cplx(3, 3), real(2, 3, 3) + ROTATION)),
+      for x in (apart(4, 4), apart(3, 3) + 0.5j * real(3, 3), 0.4 * real(2, 3, 3) + ROTATION)),
     *(call(np.linalg.svd, x, full, observe=subspace) for full in (False, True)
       for x in (real(4, 3), real(3, 5), M, cplx(4, 2), cplx(2, 4), cplx(3, 3), real(2, 4, 3))),
     call(np.linalg.svd, A, compute_uv=False), call(np.linalg.svdvals, cplx(4, 3)),
@@ -239,6 +270,8 @@ CASES = [
     call(np.linalg.norm, V), call(np.linalg.norm, V, 1), call(np.linalg.norm, T),
     call(np.linalg.norm, T, axis=(0, 2), ord=2, keepdims=True),
 ]
+# Functions that this version of NumPy does not have.
+CASES = [case for case in CASES if case is not None]
 
 
 class Duck(NDArrayOperatorsMixin):
@@ -388,7 +421,7 @@ def test_rule(func, args, kwargs, observe):
         push, pull = run.linear(k)
         pushed = tuple_of(push(tangent))
         for p, x in zip(pushed, run.outs, strict=True):
-            assert p is None if not is_active(x) else np.shape(p) == np.shape(x)
+            assert np.shape(p) == np.shape(x)
         check_push(run, k, tangent, pushed, observe)
         check_pull(run, k, tangent, pushed, pull, cotangents)
         if hasattr(run.linear, "push_all"):
@@ -403,7 +436,7 @@ def check_push(run, k, tangent, pushed, observe):
     single = coarse or any(is_single(x) for x in (*run.outs, *(run.leaves[i] for i in run.active)))
     step = 1e-2 if coarse else 1e-5
     up, down = (run.moved(k, tangent, h) for h in (step, -step))
-    got = [wide(p) for p in pushed if p is not None]
+    got = [wide(p) for p, x in zip(pushed, run.outs, strict=True) if is_active(x)]
     if observe is not None:
         at = [wide(x) for x in run.outs if is_active(x)]
         near = [observe(*(x + h * p for x, p in zip(at, got, strict=True))) for h in (step, -step)]
@@ -523,6 +556,7 @@ CONVENTIONS = [
     (np.interp, (np.arange(4.0), np.array([0.0, 1.0, 3.0]), np.array([0.0, 1.0, 5.0])), [1, 2, 2, 2]),
     (np.linalg.eigvalsh, (np.eye(3),), np.eye(3)),
     (np.sinc, (np.zeros(1),), [0]),
+    (np.polymul, (np.array([0.0, 0.0, 1.5, 2.0]), np.array([0.0, 1.0, 2.0])), [0, 0, 3, 3]),
     ((np.maximum, "accumulate"), (np.array([1.0, 3.0, 3.0, 2.0]),), [1, 3, 0, 0]),
     ((np.logaddexp, "reduce"), (np.array([-np.inf, -np.inf]),), [0.5, 0.5]),
     ((np.logaddexp, "reduce"), (np.array([np.inf, 1.0]),), [1, 0]),
@@ -546,7 +580,8 @@ def test_degenerate_eigenvalues_are_right_where_a_derivative_exists_and_loud_whe
 
 
 def test_a_view_is_reported_as_a_view():
-    for func, args in [(np.einsum, ("ij->ji", A)), (np.einsum, ("ii->i", M)), (np.diag, (M,))]:
+    window = np.lib.stride_tricks.sliding_window_view
+    for func, args in [(np.einsum, ("ij->ji", A)), (np.einsum, ("ii->i", M)), (np.diag, (M,)), (window, (V, 2))]:
         rule = registry.lookup(func)
         out, linear = rule.fn(*args)
         assert linear is None
@@ -588,7 +623,8 @@ def test_arguments_may_change_after_the_call():
 
 def test_every_rule_has_a_case():
     tried = [registry.lookup(case.values[0]) for case in CASES]
-    missing = [rule for rule in registry.RULES.values() if rule not in tried]
+    views = [registry.lookup(np.lib.stride_tricks.sliding_window_view)]
+    missing = [rule for rule in registry.RULES.values() if rule not in tried and rule not in views]
     assert not missing
 
 
@@ -601,7 +637,8 @@ def test_every_numpy_function_that_dispatches_is_classified_once():
     assert len(listed) == len(set(listed))
     by_rule = {name_of(f) for f in numpy_functions if classification.classify(f) in ("rule", "zero")}
     assert not by_rule.intersection(listed)
-    assert set(listed) <= {name_of(f) for f in numpy_functions}
+    if RECENT:
+        assert set(listed) <= {name_of(f) for f in numpy_functions}
     assert not registry.ZERO.intersection(registry.RULES)
 
 

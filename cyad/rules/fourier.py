@@ -1,11 +1,11 @@
 """Discrete Fourier transforms. Linear: the transpose of a transform is the inverse one with the other scaling.
 
-The transforms over several axes, ``hfft`` and ``ihfft`` are Python code on top of these.
+The transforms over several axes are Python code on top of these.
 """
 import numpy as np
 
 from cyad.rules.registry import structural
-from cyad.rules.shapes import axis_of, kind_of, matched, no_out, zeros_for
+from cyad.rules.shapes import axis_of, conj, kind_of, matched, no_out, zeros_for
 
 SWAPPED = {None: "forward", "backward": "forward", "forward": "backward", "ortho": "ortho"}
 
@@ -90,3 +90,21 @@ def irfft_rule(a, n=None, axis=-1, norm=None, out=None):
         return resized(g.real if real else g, length, axis)
 
     return result, lambda k: (push, pull)
+
+
+@structural(np.fft.hfft, operands=("a",))
+def hfft_rule(a, n=None, axis=-1, norm=None, out=None):
+    """``irfft`` of the conjugate, scaled the other way."""
+    no_out(out, "np.fft.hfft")
+    result, linear = irfft_rule(conj(a), n, axis, SWAPPED[norm])
+    push, pull = linear(0)
+    return result, lambda k: ((lambda t: push(conj(t))), (lambda g: conj(pull(g))))
+
+
+@structural(np.fft.ihfft, operands=("a",))
+def ihfft_rule(a, n=None, axis=-1, norm=None, out=None):
+    """The conjugate of ``rfft``, scaled the other way."""
+    no_out(out, "np.fft.ihfft")
+    result, linear = rfft_rule(a, n, axis, SWAPPED[norm])
+    push, pull = linear(0)
+    return np.conj(result), lambda k: ((lambda t: np.conj(push(t))), (lambda g: pull(conj(g))))

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from cyad.rules.registry import structural
+from cyad.rules.registry import RULES, structural
 from cyad.rules.shapes import axis_of, kind_of, matched, no_out, scatter_add, shape_of, zeros_for
 
 
@@ -57,6 +57,35 @@ def stack_rule(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
     return joined(result, arrays, range(len(shapes) + 1), axis_of(axis, result.ndim), shapes)
 
 
+@structural(np.block, operands=("arrays",), nested=True)
+def block_rule(arrays):
+    """Each leaf fills a box of the result; laying out their numbers instead of the leaves themselves shows which."""
+    result = np.block(arrays)
+    leaves = RULES[np.block].locate((arrays,), {})
+    numbers = (np.full(shape_of(x), k) for k, x in enumerate(leaves))
+    layout = np.block(RULES[np.block].replace((arrays,), {}, numbers)[0][0])
+    shape, dtype = result.shape, result.dtype
+    shapes = [shape_of(x) for x in leaves]
+
+    def box(k):
+        return tuple(slice(int(i.min()), int(i.max()) + 1) if i.size else slice(0, 0)
+                     for i in np.nonzero(layout == k))
+
+    def linear(k):
+        piece, shape_k = box(k), shapes[k]
+        size = tuple(s.stop - s.start for s in piece)
+
+        def push(t):
+            total = zeros_for(t, shape, dtype)
+            total[piece] = np.reshape(t, size)
+            return total
+
+        def pull(g):
+            return g[piece].reshape(shape_k)
+        return push, pull
+    return result, matched(result, linear, *leaves)
+
+
 @structural(np.roll, operands=("a",))
 def roll_rule(a, shift, axis=None):
     back = tuple(-s for s in shift) if isinstance(shift, (tuple, list)) else -np.array(shift)
@@ -95,7 +124,7 @@ def copy_rule(a, order="K", subok=False):
     return np.copy(a, order), lambda k: ((lambda t: t), (lambda g: g))
 
 
-@structural(np.astype, operands=("x",))
+@structural(getattr(np, "astype", None), operands=("x",))
 def astype_rule(x, dtype, copy=True, device=None):
     """Without a copy and without a change it is the argument itself, so a view. Integers carry no derivative."""
     dtype = np.dtype(dtype)

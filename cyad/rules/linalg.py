@@ -11,6 +11,8 @@ depend on it.
 Formulas: M. B. Giles, "Collected matrix derivative results for forward and reverse mode algorithmic differentiation"
 (2008); for the complex SVD, Z.-Q. Wan and S.-X. Zhang, arXiv:1909.02659.
 """
+import math
+
 import numpy as np
 
 from cyad.rules.reductions import others
@@ -103,6 +105,33 @@ def solve_rule(a, b):
             return unbroadcast(-np.matmul(np.linalg.solve(adjoint(a), g), adjoint(x)), shapes[0])
         return push_a, pull_a
     return x, matched(x, linear, a, b)
+
+
+@structural(np.linalg.tensorsolve, operands=("a", "b"), reads={"a": ("a", "out"), "b": ("a",)})
+def tensorsolve_rule(a, b, axes=None):
+    result = np.linalg.tensorsolve(a, b, axes)
+    order = [i for i in range(a.ndim) if i not in (axes or ())] + list(axes or ())
+    back = [order.index(i) for i in range(a.ndim)]
+    shapes, shape_x = (a.shape, b.shape), result.shape
+    moved = tuple(a.shape[i] for i in order)
+    n = math.prod(b.shape)
+
+    def matrix(x):
+        return np.reshape(np.transpose(x, order), (n, n))
+
+    def linear(k):
+        if k == 1:
+            return (lambda t: np.reshape(np.linalg.solve(matrix(a), np.reshape(t, n)), shape_x)), (
+                lambda g: np.reshape(np.linalg.solve(adjoint(matrix(a)), np.reshape(g, n)), shapes[1]))
+
+        def push(t):
+            return np.reshape(-np.linalg.solve(matrix(a), matrix(t) @ np.reshape(result, n)), shape_x)
+
+        def pull(g):
+            left = np.linalg.solve(adjoint(matrix(a)), np.reshape(g, n))
+            return np.transpose(np.reshape(-outer(left, np.reshape(result, n)), moved), back)
+        return push, pull
+    return result, matched(result, linear, a, b)
 
 
 @structural(np.linalg.inv, operands=("a",), reads=("out",))
@@ -215,7 +244,7 @@ def lstsq_rule(a, b, rcond=None):
             u, _, vh = np.linalg.svd(a, full_matrices=False)
             rate = diagonal(adjoint(u) @ ta @ adjoint(vh)).real
         loss = 2 * np.add.reduce((conj(rest) * off).real, axis=0) if with_residuals else residuals * 0
-        return np.reshape(change, x.shape), np.reshape(loss, residuals.shape), None, rate
+        return np.reshape(change, x.shape), np.reshape(loss, residuals.shape), 0.0, rate
 
     def pulls(g):
         """Cotangents of a and of b."""
@@ -597,5 +626,34 @@ def norm_rule(x, ord=None, axis=None, keepdims=False):
 
     def pull(g):
         return weights() * np.reshape(g, shape_kept)
+
+    return result, lambda k: (push, pull)
+
+
+@structural(np.linalg.cond, operands=("x",), reads=("x", "out"))
+def cond_rule(x, p=None):
+    """``norm(x, p) * norm(inv(x), p)``; for p of None, 2 and -2 the ratio of the outer singular values."""
+    result = np.linalg.cond(x, p)
+    shape = result.shape
+    axes = (x.ndim - 2, x.ndim - 1)
+
+    def weights():
+        value = np.reshape(result, (*shape, 1, 1))
+        if p in (None, 2, -2):
+            u, s, vh = np.linalg.svd(x, full_matrices=False)
+            largest, smallest = (0, -1) if p != -2 else (-1, 0)
+            top, bottom = (u[..., :, i, None] * vh[..., i, None, :] for i in (largest, smallest))
+            return (top - value * bottom) / s[..., smallest, None, None]
+        inverse = np.linalg.inv(x)
+        norms = [np.linalg.norm(m, p, axes, True) for m in (x, inverse)]
+        growth = adjoint(inverse) @ norm_weights(inverse, norms[1], p, axes) @ adjoint(inverse)
+        return norms[1] * norm_weights(x, norms[0], p, axes) - norms[0] * growth
+
+    def push(t):
+        return np.add.reduce((conj(weights()) * t).real, axis=axes)
+
+    def pull(g):
+        # Some versions of NumPy give the condition of a complex matrix a complex type.
+        return weights() * np.reshape(g.real, (*shape, 1, 1))
 
     return result, lambda k: (push, pull)

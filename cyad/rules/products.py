@@ -175,7 +175,7 @@ def vecdot_rule(x1, x2, out=None, *, axis=-1, keepdims=False, axes=None):
     return result, matched(result, linear, x1, x2)
 
 
-@structural(np.matvec, operands=("x1", "x2"), reads=OTHER)
+@structural(getattr(np, "matvec", None), operands=("x1", "x2"), reads=OTHER)
 def matvec_rule(x1, x2, out=None, *, axes=None):
     no_out(out, "np.matvec")
     no_axes("np.matvec", axes)
@@ -191,7 +191,7 @@ def matvec_rule(x1, x2, out=None, *, axes=None):
     return result, matched(result, linear, x1, x2)
 
 
-@structural(np.vecmat, operands=("x1", "x2"), reads=OTHER)
+@structural(getattr(np, "vecmat", None), operands=("x1", "x2"), reads=OTHER)
 def vecmat_rule(x1, x2, out=None, *, axes=None):
     """Antilinear in ``x1``."""
     no_out(out, "np.vecmat")
@@ -281,3 +281,22 @@ def correlate_rule(a, v, mode="valid"):
                 lambda g: np.reshape(np.convolve(whole(g, start, length), np.atleast_1d(v), "valid"), shapes[0]))
         return (lambda t: np.correlate(a, t, mode)), pull_v
     return result, matched(result, linear, a, v)
+
+
+def trimmed(x):
+    """How many leading zeros a polynomial has, of which NumPy keeps the last if there is nothing else."""
+    nonzero = np.flatnonzero(np.not_equal(x, 0))
+    return int(nonzero[0]) if len(nonzero) else max(len(x) - 1, 0)
+
+
+@structural(np.polymul, operands=("a1", "a2"), reads={"a1": ("a2",), "a2": ("a1",)})
+def polymul_rule(a1, a2):
+    """The product of what remains without leading zeros; those count as constants, for they decide the length."""
+    starts = trimmed(a1), trimmed(a2)
+    result, linear = convolve_rule(a1[starts[0]:], a2[starts[1]:])
+
+    def shifted(k):
+        push, pull = linear(k)
+        start = starts[k]
+        return (lambda t: push(t[start:])), (lambda g: np.concatenate([zeros_for(g, (start,)), pull(g)]))
+    return result, matched(result, shifted, a1, a2)

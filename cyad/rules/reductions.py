@@ -196,7 +196,9 @@ def spread_of(a, mean, over):
     """Deviations from the mean; masked entries do not deviate."""
     if mean is None:
         count = over.count()
-        mean = over.lift(over.total(a)) / (count if isinstance(count, int) else over.lift(count))
+        if not isinstance(count, int):
+            count = over.lift(np.asarray(count, dtype=real_dtype(a.dtype)))
+        mean = over.lift(over.total(a)) / count
     deviation = a - mean
     return deviation if over.where is True else np.where(over.where, deviation, 0)
 
@@ -212,7 +214,8 @@ def over_root(value, root):
     return np.where(flat, 0, value) / (2 * np.where(flat, 1, root))
 
 
-def var_maps(name, function, a, axis, dtype, out, ddof, keepdims, where, mean, correction):
+def var_maps(name, function, a, axis, dtype, out, ddof, keepdims, where, mean, correction, mask=None):
+    """``mask`` tells which entries take part, where that is not what ``where`` says."""
     no_out(out, name)
     if dtype is not None:
         refuse(name, "dtype=", "convert the argument with astype first")
@@ -220,8 +223,10 @@ def var_maps(name, function, a, axis, dtype, out, ddof, keepdims, where, mean, c
     ddof = given(correction, ddof)
     over = Reduction(shape_of(a), axis, keepdims, where)
     options = over.options() if mean is None else {**over.options(), "mean": mean}
+    if mask is not None:
+        over = Reduction(shape_of(a), axis, keepdims, mask)
     result = function(a, ddof=ddof, **options)
-    root = result if function is np.std else None
+    root = result if function in (np.std, np.nanstd) else None
     count = over.count()
     freedom = count - ddof if isinstance(count, int) else (count - ddof).astype(result.dtype)
     sign = 1, -1
@@ -384,6 +389,39 @@ def median_rule(a, axis=None, out=None, overwrite_input=False, keepdims=False):
 @structural(np.nanmedian, operands=("a",))
 def nanmedian_rule(a, axis=None, out=None, overwrite_input=False, keepdims=False):
     return median_maps("np.nanmedian", np.nanmedian, a, axis, out, overwrite_input, keepdims, True)
+
+
+def present(a, where):
+    """Where an entry takes part in the functions that skip NaN."""
+    return ~np.isnan(a) & given(where, True)
+
+
+@structural(np.nanmean, operands=("a",))
+def nanmean_rule(a, axis=None, dtype=None, out=None, keepdims=False, *, where=True):
+    no_out(out, "np.nanmean")
+    result = np.nanmean(a, axis, dtype, keepdims=given(keepdims, False), where=given(where, True))
+    over = Reduction(shape_of(a), axis, keepdims, present(a, where))
+    count = np.asarray(over.count(), dtype=real_dtype(result.dtype))
+
+    def push(t):
+        return over.total(t) / count
+
+    def pull(g):
+        return over.spread(g / count)
+
+    return result, matched(result, lambda k: (push, pull), a)
+
+
+@structural(np.nanvar, operands=("a", "mean"), reads=("a", "mean"))
+def nanvar_rule(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=True, mean=None, correction=None):
+    mask = present(a, where)
+    return var_maps("np.nanvar", np.nanvar, a, axis, dtype, out, ddof, keepdims, where, mean, correction, mask)
+
+
+@structural(np.nanstd, operands=("a", "mean"), reads=("a", "mean", "out"))
+def nanstd_rule(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=True, mean=None, correction=None):
+    mask = present(a, where)
+    return var_maps("np.nanstd", np.nanstd, a, axis, dtype, out, ddof, keepdims, where, mean, correction, mask)
 
 
 @structural((np.add, "reduceat"), operands=("array",))

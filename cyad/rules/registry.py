@@ -145,17 +145,54 @@ class StructuralVariadic(Structural):
         return tuple(i for i in range(len(self._slots(args))) if i != k), False
 
 
-def structural(*funcs, operands, reads=(), slots=None):
+def refilled(nested, leaves):
+    """The nested list with other leaves. No closure: one that calls itself is a cycle, and keeps arrays alive."""
+    return [refilled(v, leaves) for v in nested] if isinstance(nested, list) else next(leaves)
+
+
+class StructuralNested(Structural):
+    """A rule with one operand, a nested list of arrays: its leaves are those of the list, in order."""
+
+    __slots__ = ()
+
+    def locate(self, args, kwargs):
+        leaves = []
+        pending = [args[0] if args else kwargs[self.operands[0]]]
+        while pending:
+            value = pending.pop()
+            if isinstance(value, list):
+                pending.extend(reversed(value))
+            else:
+                leaves.append(value)
+        return leaves
+
+    def replace(self, args, kwargs, leaves):
+        if args:
+            return (refilled(args[0], iter(leaves)), *args[1:]), kwargs
+        name = self.operands[0]
+        return args, {**kwargs, name: refilled(kwargs[name], iter(leaves))}
+
+    def reads_of(self, k, args, kwargs):
+        """Joining reads nothing."""
+        return (), False
+
+
+def structural(*funcs, operands, reads=(), slots=None, nested=False):
     """Register the decorated function as the rule of each of ``funcs``.
 
     ``funcs`` are NumPy functions, ufuncs that are no elementwise operation, or pairs like ``(np.add, "reduce")``.
     ``operands`` names the parameters that carry derivatives, with a star before the name of one that holds a sequence
-    of arrays. ``reads`` names the operands, or "out", that the maps read when they are called: one tuple for all, or a
-    dict with one for each operand.
+    of arrays; ``slots`` and ``nested`` are for operands that no parameter names. ``reads`` names the operands, or
+    "out", that the maps read when they are called: one tuple for all, or a dict with one for each operand. A function
+    that this version of NumPy does not have is given as None.
     """
     def register(fn):
         for func in funcs:
-            if slots is None:
+            if func is None:
+                continue
+            if nested:
+                RULES[func] = StructuralNested(func, fn, operands, reads)
+            elif slots is None:
                 RULES[func] = Structural(func, fn, operands, reads)
             else:
                 RULES[func] = StructuralVariadic(func, fn, operands, reads, slots)

@@ -162,7 +162,8 @@ def unique_rule(ar, return_index=False, return_inverse=False, return_counts=Fals
     """Of equal entries the first carries the derivative."""
     if return_index or return_inverse or return_counts or axis is not None:
         refuse("np.unique", "more than the values of the flattened array", "ask np.unique of the plain values for it")
-    result = np.unique(ar, equal_nan=equal_nan, sorted=sorted)
+    # Before version 2.3 NumPy always sorted.
+    result = np.unique(ar, equal_nan=equal_nan, **({} if sorted else {"sorted": False}))
     first = np.unique(ar, return_index=True, equal_nan=equal_nan)[1]
     index = np.empty_like(first)
     index[np.argsort(result, kind="stable")] = first
@@ -187,6 +188,30 @@ def choose_rule(a, choices, out=None, mode="raise"):
         return (lambda t: spread(np.where(chosen, t, 0), shape)), (
             lambda g: unbroadcast(np.where(chosen, g, 0), shapes[k]))
     return result, matched(result, linear, *choices)
+
+
+@structural(np.select, operands=("*choicelist", "default"))
+def select_rule(condlist, choicelist, default=0):
+    """The first condition that holds decides; the default is the last choice, and always holds."""
+    result = np.select(condlist, choicelist, default)
+    shape = result.shape
+    conditions = [np.array(c) for c in condlist]
+    operands = [*choicelist, default]
+    shapes = [shape_of(x) for x in operands]
+
+    def linear(k):
+        chosen = np.ones((), dtype=bool) if k == len(conditions) else conditions[k]
+        for earlier in conditions[:k]:
+            chosen = chosen & ~earlier
+        return (lambda t: spread(np.where(chosen, t, 0), shape)), (
+            lambda g: unbroadcast(np.where(chosen, spread(g, shape), 0), shapes[k]))
+    return result, matched(result, linear, *operands)
+
+
+@structural(np.lib.stride_tricks.sliding_window_view, operands=("x",))
+def sliding_window_view_rule(x, window_shape, axis=None, *, subok=False, writeable=False):
+    """A view."""
+    return np.lib.stride_tricks.sliding_window_view(x, window_shape, axis, writeable=writeable), None
 
 
 def clip_maps(a, low, high):

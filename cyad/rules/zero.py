@@ -15,7 +15,7 @@ ZERO |= {
     # indices, counts and ranks
     np.argmax, np.argmin, np.argpartition, np.argsort, np.argwhere, np.count_nonzero, np.digitize, np.flatnonzero,
     np.lexsort, np.nanargmax, np.nanargmin, np.nonzero, np.searchsorted, np.unique_counts, np.linalg.matrix_rank,
-    np.diag_indices_from, np.tril_indices_from, np.triu_indices_from,
+    *((np.in1d,) if hasattr(np, "in1d") else ()), np.diag_indices_from, np.tril_indices_from, np.triu_indices_from,
     # shapes, types and memory
     np.can_cast, np.common_type, np.may_share_memory, np.min_scalar_type, np.ndim, np.result_type, np.shape,
     np.shares_memory, np.size, np.einsum_path,
