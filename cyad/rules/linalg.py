@@ -150,10 +150,10 @@ def inv_rule(a):
 def cofactors(a, det):
     """``d det / d a``: also of singular matrices, by the product of the other singular values."""
     if np.all(np.not_equal(det, 0)):
-        return det[..., None, None] * np.linalg.inv(a).swapaxes(-1, -2)
+        return np.reshape(det, (*shape_of(det), 1, 1)) * np.linalg.inv(a).swapaxes(-1, -2)
     u, s, vh = np.linalg.svd(a)
     phase = np.linalg.det(u) * np.linalg.det(vh)
-    return phase[..., None, None] * np.matmul(conj(u) * others(s, (s.ndim - 1,))[..., None, :], conj(vh))
+    return np.reshape(phase, (*shape_of(phase), 1, 1)) * np.matmul(conj(u) * others(s, (s.ndim - 1,))[..., None, :], conj(vh))
 
 
 @structural(np.linalg.det, operands=("a",), reads=("a", "out"))
@@ -186,7 +186,7 @@ def slogdet_rule(a):
         if is_complex and g_sign is not None:
             total = total + 1j * (conj(g_sign) * 1j * sign).real
         back = adjoint(np.linalg.inv(a))
-        return np.reshape(total, (*shape_of(total), 1, 1)) * back if shape_of(total) else total * back
+        return np.reshape(total, (*shape_of(total), 1, 1)) * back
 
     return result, lambda k: (push, pull)
 

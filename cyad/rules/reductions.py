@@ -368,6 +368,7 @@ def median_maps(name, function, a, axis, out, overwrite_input, keepdims, skip_na
     chosen = np.take_along_axis(ranks, positions, axis=-1)
     index = (*np.ogrid[tuple(slice(n) for n in (*rest, 1))][:-1], chosen)
 
+    halves = np.full(2, 0.5, dtype=real_dtype(result.dtype))
     shape_rows, shape_out = (*rest, rows.shape[-1]), result.shape
 
     def push(t):
@@ -375,8 +376,7 @@ def median_maps(name, function, a, axis, out, overwrite_input, keepdims, skip_na
         return np.reshape((picked[..., 0] + picked[..., 1]) / 2, shape_out)
 
     def pull(g):
-        halves = np.broadcast_to(np.reshape(g, (*rest, 1)) / 2, (*rest, 2))
-        return scatter_add(halves, shape_rows, index).reshape(moved).transpose(back)
+        return scatter_add(np.reshape(g, (*rest, 1)) * halves, shape_rows, index).reshape(moved).transpose(back)
 
     return result, lambda k: (push, pull)
 

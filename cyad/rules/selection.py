@@ -286,7 +286,7 @@ def nan_to_num_rule(x, copy=True, nan=0.0, posinf=None, neginf=None):
 
 def read_only(part):
     """Real or imaginary part of a complex array: a copy, so writing to it would not reach the array; it is locked."""
-    if isinstance(part, np.ndarray):
+    if type(part) is np.ndarray:
         part = part.copy()
         part.flags.writeable = False
     return part

@@ -83,6 +83,8 @@ def scatter(g, shape, index):
 
 
 NUMBERS = {float: np.float64, complex: np.complex128}
+# By their exact type: tracked scalars pass for np.float64 where isinstance asks.
+SCALARS = frozenset((float, complex, np.float64, np.float32, np.complex128, np.complex64))
 
 
 def spread(g, shape):
@@ -91,8 +93,6 @@ def spread(g, shape):
     ``np.broadcast_to`` takes 3 us, ten times what it takes to make the same view of memory in one piece.
     """
     kind = type(g)
-    if kind in NUMBERS:
-        g = NUMBERS[kind](g)
     if kind is np.ndarray:
         if g.shape == shape:
             return g
@@ -105,7 +105,8 @@ def spread(g, shape):
                 return np.broadcast_to(g, shape)
             strides.append(stride if have != 1 else 0)
         return np.ndarray(shape, g.dtype, g, 0, strides)
-    if isinstance(g, np.inexact):
+    if kind in SCALARS:
+        g = NUMBERS[kind](g) if kind in NUMBERS else g
         return np.ndarray(shape, g.dtype, g, 0, (0,) * len(shape))
     return g if g.shape == shape else np.broadcast_to(g, shape)
 
