@@ -152,8 +152,8 @@ def cofactors(a, det):
     if np.all(np.not_equal(det, 0)):
         return np.reshape(det, (*shape_of(det), 1, 1)) * np.linalg.inv(a).swapaxes(-1, -2)
     u, s, vh = np.linalg.svd(a)
-    phase = np.linalg.det(u) * np.linalg.det(vh)
-    return np.reshape(phase, (*shape_of(phase), 1, 1)) * np.matmul(conj(u) * others(s, (s.ndim - 1,))[..., None, :], conj(vh))
+    phase = np.reshape(np.linalg.det(u) * np.linalg.det(vh), (*shape_of(det), 1, 1))
+    return phase * np.matmul(conj(u) * others(s, (s.ndim - 1,))[..., None, :], conj(vh))
 
 
 @structural(np.linalg.det, operands=("a",), reads=("a", "out"))
@@ -182,7 +182,7 @@ def slogdet_rule(a):
 
     def pull(g):
         g_sign, g_log = g
-        total = 0 if g_log is None else g_log
+        total = result.logabsdet * 0 if g_log is None else g_log
         if is_complex and g_sign is not None:
             total = total + 1j * (conj(g_sign) * 1j * sign).real
         back = adjoint(np.linalg.inv(a))
