@@ -156,6 +156,8 @@ cdef int escaped(Context ctx) except -1:
 
 
 cdef int check_alive(Context ctx) except -1:
+    if ctx is None:
+        raise ADError("none of the operands is tracked")
     if not ctx.alive:
         escaped(ctx)
     return 0
@@ -507,7 +509,7 @@ cdef object apply(Row row, object x, object y):
 cdef object object_operand(object value):
     """A plain array of tracked scalars is a tracked array in disguise; a list is an array."""
     if isinstance(value, (list, tuple)):
-        return stack_nested(value, None)
+        return stack_nested(value, None) if leaves_of((value,), {}) else run_plain(np.array, (value,))
     if isinstance(value, np.ndarray) and value.dtype.hasobject and any(is_tracked(v) for v in value.flat):
         return stack_nested(value.tolist(), None)
     return value
@@ -598,9 +600,11 @@ cdef bint _object_dtype(object out):
 
 cdef tuple partial_maps(Row row, int k, object x, object y, object out, object shape, bint strong):
     """The pushforward and pullback of an elementwise operation in its k-th operand, from its row."""
-    partial = row.partials[k]
     operand_shape = np.shape(y if k else x)
     real_operand = not np.iscomplexobj(plain_value(y if k else x))
+    if not real_operand and not row.holomorphic:
+        return nonholomorphic_maps(row, x, out, shape)
+    partial = row.partials[k]
     cached = []
 
     def coefficient():
@@ -625,6 +629,19 @@ cdef tuple partial_maps(Row row, int k, object x, object y, object out, object s
         return unbroadcast(real_part(c) if real_operand else c, operand_shape)
 
     return push, pull
+
+
+cdef tuple nonholomorphic_maps(Row row, object x, object out, object shape):
+    """Complex operands of functions that are not holomorphic: those of which the real derivative says something."""
+    if row.anti:
+        return np.conjugate, np.conjugate
+    if row.name == "absolute":
+        def direction():
+            # x / |x|, and 0 at 0.
+            return x / np.where(plain_value(out) == 0, 1.0, out)
+
+        return (lambda t: np.real(np.conjugate(direction()) * t)), (lambda g: np.real(g) * direction())
+    raise MissingRuleError(f"{row.name} of a complex active value is not holomorphic; write it in terms of real and imaginary parts")
 
 
 cdef object _strong_product(object c, object t):
@@ -1341,15 +1358,21 @@ cdef bint is_foreign(object value) noexcept:
 
 
 cdef object binary(Row row, object left, object right):
-    if isinstance(left, str) or isinstance(right, str) or left is None or right is None \
-            or is_foreign(left) or is_foreign(right):
+    if may_decline(left) or may_decline(right):
         return NotImplemented
     return apply(row, left, right)
 
 
+cdef inline bint may_decline(object value) except -1:
+    """An operand that is no number and no array of ours: Python shall ask it, too."""
+    if is_tracked(value) or PyFloat_CheckExact(value) or PyLong_CheckExact(value) or isinstance(value, ndarray):
+        return False
+    return value is None or isinstance(value, str) or is_foreign(value)
+
+
 cdef object power(object left, object right):
     """`**` with NumPy's own short cuts for common exponents, so that values agree to the last bit."""
-    if left is None or right is None or is_foreign(left) or is_foreign(right):
+    if may_decline(left) or may_decline(right):
         return NotImplemented
     if is_array(left) and not (<TrackedArray>left).boxed and (type(right) is int or type(right) is float):
         if right == 2:
