@@ -63,6 +63,7 @@ cdef class Tape(Context):
     cdef object scalar(self, object value, bint active)
     cdef object result(self, object out, bint active, list places, bint read)
     cdef object arrays(self, Row row, object x, object y)
+    cdef AdjointArray own_array(self, ndarray out)
     cdef View recorded(self, object operand, ndarray arr, bint read)
     cdef bint operand(self, object value, Operand* operand, int* typenum) except -1
 

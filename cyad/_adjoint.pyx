@@ -35,11 +35,12 @@ from numpy cimport (
 
 from cyad._arguments cimport as_call, unwrap, wrap_all
 from cyad._redirect cimport current, swap_current
-from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_overlap, same_geometry, view_of
+from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_overlap, same_geometry, trim_blocks, view_of
 from cyad._tracked cimport (
     DOUBLE, SINGLE, WEAK, Context, TrackedArray, add_to_lane, as_number, below, binary, buffer_over, check_alive,
     check_storable, context_of, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, general_elementwise,
-    is_array, is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, real_part, register_types,
+    is_array, is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, real_operand, real_part,
+    reduced_axes, register_types,
     scalar_attribute, scalar_fits, warn, wrap_box, wrap_new, wrap_over, write_primal,
 )
 from cyad.rules._kernels cimport (
@@ -92,6 +93,8 @@ cdef Row POSITIVE = rows_by_name["positive"]
 cdef Row ABSOLUTE = rows_by_name["absolute"]
 cdef Row REMAINDER = rows_by_name["remainder"]
 cdef Row FLOOR_DIVIDE = rows_by_name["floor_divide"]
+
+cdef object add_reduce = np.add.reduce, np_add = np.add, np_multiply = np.multiply, np_matmul = np.matmul
 
 cdef Py_ssize_t COPY_LIMIT = 1 << 20   # bytes: captured arrays up to this are copied, larger ones locked
 
@@ -530,6 +533,112 @@ cdef int clear_region(View v, char* base, object owner) except -1:
         memset(base + v.offset, 0, v.last - v.first)
         return 0
     return PyArray_FillWithScalar(v.array_at(base, owner), 0.0)
+
+
+@cython.final
+@cython.no_gc
+cdef class Total(Node):
+    """A sum over axes, or a mean: the transpose spreads the cotangent over what was summed."""
+
+    cdef View x
+    cdef View out          # None for a scalar, whose adjoint is in `slot`
+    cdef uint32_t slot
+    cdef double scale
+    cdef uint64_t reduced  # bit i: axis i of x was summed
+    cdef bint keepdims
+
+    cdef int pullback(self, Tape tape) except -1:
+        cdef npy_intp gs[64]
+        cdef int i, j = 0, lane, single = self.x.typenum == NPY_FLOAT
+        cdef View x = self.x
+        cdef bint assign = False
+        cdef float g32
+        cdef char* g
+        if self.out is not None and self.out.buf.shadow is NULL:
+            return 0
+        for i in range(x.ndim):
+            if (self.reduced >> i) & 1:
+                gs[i] = 0
+                j += self.keepdims
+            else:
+                gs[i] = self.out.strides[j]
+                j += 1
+        if x.buf.shadow is NULL:
+            assign = x.is_whole()
+            tape.give_shadow(x.buf, not assign)
+        for lane in range(tape.width):
+            if self.out is not None:
+                g = self.out.buf.shadow + lane * self.out.buf.lane_bytes + self.out.offset
+            elif single:
+                g32 = <float>tape.adjoints[<size_t>self.slot * tape.width + lane]
+                g = <char*>&g32
+            else:
+                g = <char*>(tape.adjoints + <size_t>self.slot * tape.width + lane)
+            copy_add(single, x.ndim, x.shape, g, gs, 0, x.buf.shadow + lane * x.buf.lane_bytes + x.offset, x.strides, 0, 1,
+                     self.scale, assign)
+        if self.out is not None:
+            self.out.buf.drop_shadow()
+        return 0
+
+
+@cython.final
+cdef class Product(Node):
+    """`a @ b` of vectors and matrices: the cotangent of a is g @ b^T, that of b is a^T @ g, and of vectors the same with the missing
+    axis put in and taken out again."""
+
+    cdef View a
+    cdef View b
+    cdef View out          # None for the product of two vectors, whose adjoint is in `slot`
+    cdef uint32_t slot
+    cdef bint a_active
+    cdef bint b_active
+
+    cdef int pullback(self, Tape tape) except -1:
+        cdef int lane
+        if self.out is not None and self.out.buf.shadow is NULL:
+            return 0
+        for lane in range(tape.width):
+            if self.out is None:
+                g = np.float64(tape.adjoints[<size_t>self.slot * tape.width + lane])
+            else:
+                g = lane_of(self.out, lane)
+            if self.a_active:
+                b = self.b.primal()
+                if self.out is None:
+                    self.put(tape, self.a, lane, np_multiply, g, b)
+                elif self.a.ndim == 2 and self.b.ndim == 1:
+                    self.put(tape, self.a, lane, np_multiply, g[:, None], b)
+                elif self.b.ndim == 1:
+                    self.put(tape, self.a, lane, np_multiply, g, b)
+                else:
+                    self.put(tape, self.a, lane, np_matmul, g, b.T) if self.a.ndim == 2 else \
+                        self.put(tape, self.a, lane, np_matmul, b, g)
+            if self.b_active:
+                a = self.a.primal()
+                if self.out is None:
+                    self.put(tape, self.b, lane, np_multiply, g, a)
+                elif self.a.ndim == 1:
+                    self.put(tape, self.b, lane, np_multiply, a[:, None], g)
+                else:
+                    self.put(tape, self.b, lane, np_matmul, a.T, g)
+        if self.out is not None:
+            self.out.buf.drop_shadow()
+        return 0
+
+    cdef int put(self, Tape tape, View target, int lane, object function, object x, object y) except -1:
+        """Adds function(x, y) to the shadow of target: straight into it where nothing is there yet."""
+        cdef Buffer buf = target.buf
+        if buf.shadow is NULL:
+            tape.give_shadow(buf, not target.is_whole() or tape.width > 1)
+            if target.is_whole() and tape.width == 1:
+                function(x, y, out=lane_of(target, lane))
+                return 0
+        shadow = lane_of(target, lane)
+        if target.overlaps:
+            np.add.at(shadow, Ellipsis, function(x, y))
+        else:
+            np_add(shadow, function(x, y), out=shadow)
+        return 0
 
 
 @cython.final
@@ -1015,12 +1124,7 @@ cdef class Tape(Context):
         out = evaluate_arrays(row, typenum, xa, xo.number, ya, yo.number)
         if out is None:
             return None
-        result = AdjointArray.__new__(AdjointArray)
-        result.ctx = self
-        result.arr = out
-        result.prim = out
-        result.plain = True
-        result.place = view_of_new(out)
+        result = self.own_array(out)
         if xo.role == CONSTANT and yo.role == CONSTANT:
             return result
         if xo.role != CONSTANT:
@@ -1099,6 +1203,76 @@ cdef class Tape(Context):
         if not buf.active:
             return new_adjoint(self, NONE, value, SINGLE)
         return new_adjoint(self, push(self, LOAD32, self.number_of(buf), element_number(offset, 4), value), value, SINGLE)
+
+    cdef object total(self, TrackedArray a, object axis, bint keepdims, bint mean):
+        cdef Total node
+        cdef bint reduced[64]
+        cdef View x = a.place
+        cdef int i
+        cdef double count = 1.0
+        cdef AdjointArray result
+        if a.boxed or not a.plain or not (x.typenum == NPY_DOUBLE or x.typenum == NPY_FLOAT) or not x.buf.active \
+                or x.size == 0 or x.ndim == 0 or not reduced_axes(axis, x.ndim, reduced):
+            return None
+        out = a.arr.mean(axis=axis, keepdims=keepdims) if mean else add_reduce(a.arr, axis, None, None, keepdims)
+        node = Total.__new__(Total)
+        node.x = x
+        node.keepdims = keepdims
+        for i in range(x.ndim):
+            if reduced[i]:
+                node.reduced |= <uint64_t>1 << i
+                count *= x.shape[i]
+        node.scale = 1.0 / count if mean else 1.0
+        if not isinstance(out, ndarray):
+            node.slot = self.count
+            self.add_node(node)
+            self.records[node.slot].value = <double>out   # the record stands for the result, too
+            return new_adjoint(self, node.slot, <double>out, SINGLE if x.typenum == NPY_FLOAT else DOUBLE)
+        result = self.own_array(out)
+        node.out = result.place
+        result.place.buf.active = True
+        self.add_node(node)
+        return result
+
+    cdef AdjointArray own_array(self, ndarray out):
+        """A fresh plain array as a value of this tape."""
+        cdef AdjointArray result = AdjointArray.__new__(AdjointArray)
+        result.ctx = self
+        result.arr = out
+        result.prim = out
+        result.plain = True
+        result.place = view_of_new(out)
+        return result
+
+    cdef object product(self, object a, object b):
+        cdef int typenum = -1
+        cdef ndarray x = real_operand(self, a, &typenum), y
+        cdef Product node
+        cdef bint x_active = self.is_active(a), y_active = self.is_active(b)
+        cdef AdjointArray result
+        if x is None:
+            return None
+        y = real_operand(self, b, &typenum)
+        if y is None or not 1 <= PyArray_NDIM(x) <= 2 or not 1 <= PyArray_NDIM(y) <= 2:
+            return None
+        if not x_active and not y_active:
+            return None
+        out = np_matmul(x, y)
+        node = Product.__new__(Product)
+        node.a = self.recorded(a, x, y_active)
+        node.b = self.recorded(b, y, x_active)
+        node.a_active = x_active
+        node.b_active = y_active
+        if not isinstance(out, ndarray):
+            node.slot = self.count
+            self.add_node(node)
+            self.records[node.slot].value = <double>out   # the record stands for the result, too
+            return new_adjoint(self, node.slot, <double>out, SINGLE if typenum == NPY_FLOAT else DOUBLE)
+        result = self.own_array(out)
+        node.out = result.place
+        result.place.buf.active = True
+        self.add_node(node)
+        return result
 
     cdef int store_element(self, TrackedArray a, char* address, object value) except -1:
         """`a[i] = value` for a number or a scalar of this tape, into float64 or float32 memory."""
@@ -1452,6 +1626,7 @@ cdef class Tape(Context):
         for buf in self.shadowed:
             buf.drop_shadow()
         self.shadowed = []
+        trim_blocks()
         free(self.adjoints)
         self.adjoints = NULL
         self.sweeping = False

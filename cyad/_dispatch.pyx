@@ -76,6 +76,10 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
     row = lookup(ufunc)
     if row is None:
         rule = registry.lookup(ufunc)
+        if rule is MATMUL_RULE and rule is not None and not kwargs:
+            fast = fast_product(inputs[0], inputs[1])
+            if fast is not None:
+                return fast
         if rule is not None:
             kwargs = {k: v for k, v in kwargs.items() if k != "out"}
             return structural(rule, ufunc, inputs, kwargs)
@@ -321,10 +325,43 @@ cdef object dispatch_rule(object rule, object func, object args, dict kwargs):
     return out
 
 
+# Rules that a context serves by itself on plain memory; a rule that a user puts in their place is found instead.
+cdef object np_sum = np.sum, np_mean = np.mean, np_dot = np.dot, np_matmul = np.matmul
+cdef object SUM_RULE = registry.lookup(np.sum), MEAN_RULE = registry.lookup(np.mean)
+cdef object DOT_RULE = registry.lookup(np.dot), MATMUL_RULE = registry.lookup(np.matmul)
+
+
+cdef object fast_total(object a, object kwargs, bint mean):
+    axis, keepdims = None, False
+    for key, value in kwargs.items():
+        if key == "axis":
+            axis = value
+        elif key == "keepdims" and type(value) is bool:
+            keepdims = value
+        elif not (key == "out" and value is None) and not (key == "dtype" and value is None):
+            return None
+    check_alive((<TrackedArray>a).ctx)
+    return (<TrackedArray>a).ctx.total(<TrackedArray>a, axis, keepdims, mean)
+
+
+cdef object fast_product(object a, object b):
+    cdef Context ctx = higher(context_of(a), context_of(b))
+    check_alive(ctx)
+    return ctx.product(a, b)
+
+
 cdef object dispatch(object func, object args, object kwargs):
     """A NumPy function of which some argument is tracked: special, by rule, of zero derivative, or composite."""
     cdef Context ctx
     cdef PyObject* old
+    cdef object fast = None
+    if (func is np_sum or func is np_mean) and len(args) == 1 and is_array(args[0]):
+        if registry.lookup(func) is (SUM_RULE if func is np_sum else MEAN_RULE):
+            fast = fast_total(args[0], kwargs, func is np_mean)
+    elif func is np_dot and len(args) == 2 and not kwargs and registry.lookup(func) is DOT_RULE:
+        fast = fast_product(args[0], args[1])
+    if fast is not None:
+        return fast
     special = _SPECIAL.get(func)
     if special is not None:
         return special(*args, **kwargs)

@@ -51,6 +51,7 @@ cdef class View:
     cdef bint is_whole(self) noexcept
     cdef tuple shape_tuple(self)
 
+cdef void trim_blocks() noexcept
 cdef Buffer buffer_of_new(ndarray arr)
 cdef View view_of(Buffer buf, ndarray arr)
 cdef bint same_geometry(View a, View b) noexcept

@@ -35,19 +35,73 @@ cdef extern from "numpy/arrayobject.h":
     PyArray_Descr* DescrFromType "PyArray_DescrFromType"(int typenum)
 
 
+# Shadow memory that was just let go, to be used again while it is warm: fresh pages cost more than what is computed on them.
+# Under the GIL. `trim_blocks` gives back what exceeds KEPT_BYTES when a sweep ends.
+cdef enum:
+    KEPT_BLOCKS = 16
+    SMALLEST_KEPT = 1 << 14
+    KEPT_BYTES = 1 << 25
+
+cdef char* kept_data[KEPT_BLOCKS]
+cdef Py_ssize_t kept_size[KEPT_BLOCKS]
+cdef int kept_count = 0
+
+
+cdef char* take_block(Py_ssize_t nbytes) noexcept:
+    """Kept memory of exactly this size, NULL if there is none."""
+    global kept_count
+    cdef int i
+    cdef char* data
+    for i in range(kept_count - 1, -1, -1):
+        if kept_size[i] == nbytes:
+            data = kept_data[i]
+            kept_count -= 1
+            kept_data[i] = kept_data[kept_count]
+            kept_size[i] = kept_size[kept_count]
+            return data
+    return NULL
+
+
+cdef void trim_blocks() noexcept:
+    global kept_count
+    cdef Py_ssize_t total = 0
+    cdef int i, left = 0
+    for i in range(kept_count):
+        if total + kept_size[i] <= KEPT_BYTES:
+            total += kept_size[i]
+            kept_data[left] = kept_data[i]
+            kept_size[left] = kept_size[i]
+            left += 1
+        else:
+            free(kept_data[i])
+    kept_count = left
+
+
 @cython.final
 @cython.freelist(64)
 @cython.no_gc
 cdef class Block:
-    """Bytes that are freed when the last array over them goes."""
+    """Bytes that are let go when the last array over them goes."""
 
     def __dealloc__(self):
-        free(self.data)
+        global kept_count
+        if self.nbytes >= SMALLEST_KEPT and kept_count < KEPT_BLOCKS and self.data is not NULL:
+            kept_data[kept_count] = self.data
+            kept_size[kept_count] = self.nbytes
+            kept_count += 1
+        else:
+            free(self.data)
 
 
 cdef Block new_block(Py_ssize_t nbytes, bint zero):
     cdef Block block = Block.__new__(Block)
     block.nbytes = nbytes
+    if nbytes >= SMALLEST_KEPT:
+        block.data = take_block(nbytes)
+    if block.data is not NULL:
+        if zero:
+            memset(block.data, 0, nbytes)
+        return block
     block.data = <char*>(calloc(1, nbytes + 8) if zero else malloc(nbytes + 8))
     if block.data is NULL:
         raise MemoryError(f"cannot allocate {nbytes} bytes for a shadow")

@@ -38,6 +38,8 @@ cdef class Context:
     cdef object elementwise(self, Row row, object x, object y)
     cdef object link(self, object out, list operands, object pushes, list pulls, object reads)
     cdef object load(self, TrackedArray a, char* address)
+    cdef object total(self, TrackedArray a, object axis, bint keepdims, bint mean)
+    cdef object product(self, object a, object b)
     cdef int gather(self, TrackedArray a, object key, TrackedArray out) except -1
     cdef int store(self, TrackedArray target, object value) except -1
     cdef int store_element(self, TrackedArray a, char* address, object value) except -1
@@ -177,3 +179,6 @@ cdef inline double evaluate_scalar(int op, double x, double y, int kind) noexcep
     if op == CYAD_OP_power:
         return scalar_pow(x, y)
     return evaluate(op, x, y)
+
+cdef int reduced_axes(object axis, int ndim, bint* reduced) except -1
+cdef ndarray real_operand(Context ctx, object value, int* typenum)

@@ -89,6 +89,14 @@ cdef class Context:
     cdef object load(self, TrackedArray a, char* address):
         raise NotImplementedError("a context of no mode")
 
+    cdef object total(self, TrackedArray a, object axis, bint keepdims, bint mean):
+        """np.sum (np.mean) of plain float memory; None where the general path must do it."""
+        return None
+
+    cdef object product(self, object a, object b):
+        """np.matmul of vectors and matrices in plain float memory; None where the general path must do it."""
+        return None
+
     cdef int gather(self, TrackedArray a, object key, TrackedArray out) except -1:
         raise NotImplementedError("a context of no mode")
 
@@ -696,6 +704,46 @@ cdef object primals_of(Context ctx, object value):
     return primal_at(ctx, value)
 
 
+# ---- what the hot reductions and products share -----------------------------------------------------------------------
+
+cdef int reduced_axes(object axis, int ndim, bint* reduced) except -1:
+    """Marks the axes that a reduction takes away; 0 where the argument is no axis, or out of range."""
+    cdef int i
+    cdef Py_ssize_t a
+    for i in range(ndim):
+        reduced[i] = axis is None
+    if axis is None:
+        return 1
+    for entry in (axis if type(axis) is tuple else (axis,)):
+        if type(entry) is not int:
+            return 0
+        a = entry
+        if a < 0:
+            a += ndim
+        if a < 0 or a >= ndim or reduced[a]:
+            return 0
+        reduced[a] = True
+    return 1
+
+
+cdef ndarray real_operand(Context ctx, object value, int* typenum):
+    """The memory of an operand of a fast product: float64 or float32, of one dtype with the other; None if it is neither."""
+    cdef ndarray arr
+    if is_array(value):
+        if (<TrackedArray>value).ctx is not ctx or not (<TrackedArray>value).plain:
+            return None
+        arr = (<TrackedArray>value).arr
+    elif type(value) is ndarray:
+        arr = value
+    else:
+        return None
+    if not PyArray_ISBEHAVED_RO(arr) or not is_real_float(PyArray_TYPE(arr)) or (
+            typenum[0] != -1 and typenum[0] != PyArray_TYPE(arr)):
+        return None
+    typenum[0] = PyArray_TYPE(arr)
+    return arr
+
+
 # ---- arrays from lists ----------------------------------------------------------------------------------------------
 
 def stack_nested(value, dtype):
@@ -1021,6 +1069,8 @@ cdef class TrackedArray:
         return power(left, right)
 
     def __matmul__(left, right):
+        if may_decline(left) or may_decline(right):
+            return NotImplemented
         return np.matmul(left, right)
 
     def __neg__(self):
@@ -1172,6 +1222,12 @@ cdef class TrackedArray:
 
     def copy(self, order="C"):
         return copy_of(self, order, None)
+
+    def sum(self, *args, **kwargs):
+        return _dispatch(np.sum, (self, *args), kwargs)
+
+    def mean(self, *args, **kwargs):
+        return _dispatch(np.mean, (self, *args), kwargs)
 
     def astype(self, dtype, order="K", casting="unsafe", subok=True, copy=True):
         dtype = np.dtype(dtype)
