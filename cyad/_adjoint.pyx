@@ -385,11 +385,12 @@ cdef class Elementwise(Node):
         cdef char* xp
         cdef char* yp = NULL
         cdef char* op = out.buf.data + out.offset
-        cdef bint repeated = False
+        cdef int heir = -1
+        cdef View heiress
         if out.buf.shadow is NULL:
             return 0
         if self.x is not None:
-            repeated = broadcast_strides(self.x, ndim, out.shape, xs)
+            broadcast_strides(self.x, ndim, out.shape, xs)
             xp = self.x.buf.data + self.x.offset
         else:
             memset(xs, 0, ndim * sizeof(npy_intp))
@@ -397,18 +398,46 @@ cdef class Elementwise(Node):
             xp = <char*>&x32 if single else <char*>&self.xo.number
         if self.row.nin == 2:
             if self.y is not None:
-                repeated = broadcast_strides(self.y, ndim, out.shape, ys) or repeated
+                broadcast_strides(self.y, ndim, out.shape, ys)
                 yp = self.y.buf.data + self.y.offset
             else:
                 memset(ys, 0, ndim * sizeof(npy_intp))
                 y32 = <float>self.yo.number
                 yp = <char*>&y32 if single else <char*>&self.yo.number
-        if self.xo.role != CONSTANT:
+        # An operand that has no shadow yet can take over the memory of out's, if it comes last.
+        if self.inherits(&self.xo, self.x):
+            heir = 0
+        elif self.row.nin == 2 and self.inherits(&self.yo, self.y):
+            heir = 1
+        if self.xo.role != CONSTANT and heir != 0:
             self.pull(tape, 0, &self.xo, self.x, xs, xp, xs, yp, ys, op)
-        if self.yo.role != CONSTANT and self.row.nin == 2:
+        if self.row.nin == 2 and self.yo.role != CONSTANT and heir != 1:
             self.pull(tape, 1, &self.yo, self.y, ys, xp, xs, yp, ys, op)
+        if heir >= 0:
+            heiress = self.y if heir else self.x
+            if heiress.buf.shadow is not NULL:
+                # The other operand shares the buffer, and gave it a shadow just now.
+                self.pull(tape, heir, &self.yo if heir else &self.xo, heiress, &ys[0] if heir else &xs[0], xp, xs, yp, ys, op)
+            else:
+                if not (self.row.identity >> heir) & 1:
+                    accumulate(self.row, heir, single, ndim, out.shape, xp, xs, yp, ys, op, out.strides,
+                               out.buf.shadow + out.offset, out.strides, out.buf.lane_bytes,
+                               out.buf.shadow + out.offset, out.strides, out.buf.lane_bytes, tape.width, 1, tape.strong)
+                hand_over(tape, out.buf, heiress.buf)
         out.buf.drop_shadow()
         return 0
+
+    cdef bint inherits(self, Operand* operand, View target) noexcept:
+        """Whether the shadow of out can become that of the operand: both whole, of one shape, and the latter not there yet."""
+        cdef View out = self.out
+        cdef int i
+        if operand.role != ACTIVE or target.buf.shadow is not NULL or target.ndim != out.ndim or not target.is_whole() \
+                or not out.is_whole() or out.buf.borrowed_shadow or target.buf.borrowed_shadow:
+            return False
+        for i in range(out.ndim):
+            if out.shape[i] != target.shape[i]:
+                return False
+        return True
 
     cdef int pull(self, Tape tape, int k, Operand* operand, View target, npy_intp* ts, char* xp, npy_intp* xs,
                   char* yp, npy_intp* ys, char* op) except -1:
@@ -467,11 +496,7 @@ cdef class Store(Node):
             buf = source.buf
             if buf.shadow is NULL and target.is_whole() and source.is_whole() and target.size == source.size \
                     and not target.buf.borrowed_shadow and not buf.borrowed_shadow:
-                buf.shadow = target.buf.shadow
-                buf.shadow_owner = target.buf.shadow_owner
-                buf.lane_bytes = lane_bytes
-                tape.shadowed.append(buf)
-                target.buf.drop_shadow()
+                hand_over(tape, target.buf, buf)
                 return 0
             g = target.buf.shadow + target.offset
             memcpy(gs, target.strides, target.ndim * sizeof(npy_intp))
@@ -526,6 +551,16 @@ cdef class Store(Node):
         for lane in range(tape.width):
             clear_region(self.target, self.target.buf.shadow + lane * self.target.buf.lane_bytes, self.target.buf.shadow_owner)
         return 0
+
+
+cdef int hand_over(Tape tape, Buffer giver, Buffer taker) except -1:
+    """The shadow of one buffer becomes that of another of the same size; the first has none then."""
+    taker.shadow = giver.shadow
+    taker.shadow_owner = giver.shadow_owner
+    taker.lane_bytes = giver.lane_bytes
+    tape.shadowed.append(taker)
+    giver.drop_shadow()
+    return 0
 
 
 cdef int clear_region(View v, char* base, object owner) except -1:

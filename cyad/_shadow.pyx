@@ -31,6 +31,7 @@ cdef extern from "numpy/arrayobject.h":
     PyTypeObject PyArray_Type
     object PyArray_NewFromDescr(PyTypeObject* subtype, PyArray_Descr* descr, int nd, const npy_intp* dims,
                                 const npy_intp* strides, void* data, int flags, PyObject* obj)
+    ndarray new_array "PyArray_SimpleNew"(int nd, npy_intp* dims, int typenum)
     int PyArray_SetBaseObject(ndarray arr, object obj) except -1
     PyArray_Descr* DescrFromType "PyArray_DescrFromType"(int typenum)
 
@@ -106,6 +107,23 @@ cdef Block new_block(Py_ssize_t nbytes, bint zero):
     if block.data is NULL:
         raise MemoryError(f"cannot allocate {nbytes} bytes for a shadow")
     return block
+
+
+cdef ndarray new_result(int ndim, npy_intp* dims, int typenum, Py_ssize_t itemsize):
+    """An uninitialised array for the result of an operation; large ones in kept memory, of which they hold the Block."""
+    cdef Py_ssize_t nbytes = itemsize
+    cdef int i
+    cdef Block block
+    cdef ndarray out
+    for i in range(ndim):
+        nbytes *= dims[i]
+    if nbytes < SMALLEST_KEPT:
+        return new_array(ndim, dims, typenum)
+    block = new_block(nbytes, False)
+    out = PyArray_NewFromDescr(&PyArray_Type, DescrFromType(typenum), ndim, dims, NULL, block.data, NPY_ARRAY_WRITEABLE, NULL)
+    Py_INCREF(block)   # SetBaseObject steals it
+    PyArray_SetBaseObject(out, block)
+    return out
 
 
 @cython.final

@@ -26,7 +26,7 @@ from numpy cimport (
 )
 
 from cyad._redirect cimport swap_current
-from cyad._shadow cimport Buffer, View, buffer_of_new, extent_of, view_of
+from cyad._shadow cimport Buffer, View, buffer_of_new, extent_of, new_result, view_of
 from cyad.rules._kernels cimport Row, evaluate_array
 
 import functools
@@ -46,7 +46,6 @@ cdef extern from "numpy/arrayobject.h":
     NPY_ORDER NPY_CORDER
     ndarray PyArray_NewCopy(ndarray arr, NPY_ORDER order)
     ndarray PyArray_ZEROS(int nd, npy_intp* dims, int typenum, int fortran)
-    ndarray new_array "PyArray_SimpleNew"(int nd, npy_intp* dims, int typenum)
 
 import_array()
 
@@ -429,22 +428,20 @@ cdef ndarray evaluate_arrays(Row row, int typenum, ndarray x, double xn, ndarray
     """
     cdef ndarray shaped = x if x is not None else y
     cdef ndarray out
-    cdef int i, ndim = PyArray_NDIM(shaped), single = typenum == NPY_FLOAT
+    cdef int ndim = PyArray_NDIM(shaped), single = typenum == NPY_FLOAT
     cdef npy_intp itemsize = 4 if single else 8
     cdef bint direct = True
     cdef float x32, y32
     if ndim == 0 or (x is not None and y is not None and PyArray_NDIM(y) == 0):
         return None
     if x is not None and y is not None:
-        direct = PyArray_NDIM(y) == ndim
-        for i in range(ndim if direct else 0):
-            direct = direct and PyArray_DIMS(x)[i] == PyArray_DIMS(y)[i]
+        direct = direct_shapes(x, y)
     if direct and x is not None:
         direct = ndim == 1 or PyArray_ISCONTIGUOUS(x)
     if direct and y is not None:
         direct = ndim == 1 or PyArray_ISCONTIGUOUS(y)
     if direct:
-        out = new_array(ndim, PyArray_DIMS(shaped), typenum)
+        out = new_result(ndim, PyArray_DIMS(shaped), typenum, itemsize)
         x32, y32 = <float>xn, <float>yn
         if not evaluate_array(
                 row, single, PyArray_SIZE(shaped),
@@ -454,11 +451,26 @@ cdef ndarray evaluate_arrays(Row row, int typenum, ndarray x, double xn, ndarray
                 0 if y is None else PyArray_STRIDES(y)[0] if ndim == 1 else itemsize,
                 <char*>PyArray_DATA(out), itemsize):
             return out
-    if row.nin == 1:
+    result = None
+    if PyArray_SIZE(shaped) * itemsize >= 1 << 14 and row.nin == 2 and (x is None or y is None or direct_shapes(x, y)):
+        # The result has this shape: in kept memory, NumPy need not ask for fresh pages.
+        result = new_result(ndim, PyArray_DIMS(shaped), typenum, itemsize)
+        row.ufunc(xn if x is None else x, yn if y is None else y, result)
+    elif row.nin == 1:
         result = row.ufunc(x)
     else:
         result = row.ufunc(xn if x is None else x, yn if y is None else y)
     return result if type(result) is np.ndarray and PyArray_TYPE(<ndarray>result) == typenum else None
+
+
+cdef bint direct_shapes(ndarray x, ndarray y) noexcept:
+    cdef int i
+    if PyArray_NDIM(x) != PyArray_NDIM(y):
+        return False
+    for i in range(PyArray_NDIM(x)):
+        if PyArray_DIMS(x)[i] != PyArray_DIMS(y)[i]:
+            return False
+    return True
 
 
 cdef object warn(Row row, double x, double y, int kind):

@@ -50,7 +50,7 @@ cdef class Row:
     """One row of the elementwise table.
 
     ``partials``: a callable ``f(x, y, o)`` for each operand, over whatever NumPy dispatches on; None where the operand
-    has no derivative, and ``refusal`` then says why. ``reads``, ``inert``: see the attributes in ``_kernels.pxd``.
+    has no derivative, and ``refusal`` then says why. ``reads``, ``inert``, ``identity``: see the attributes in ``_kernels.pxd``.
     ``scalar``: `evaluate` works. ``ufunc`` is None until a scipy row is bound. ``outputs`` are the rows that the outputs
     of a ufunc follow: the row itself, or several (divmod, modf, frexp). ``composite`` is the function that a ufunc
     is written as (clip), None for others. Rows without partials of their own (modf, divmod, clip) have ``op`` -1.
@@ -88,6 +88,7 @@ cdef Row _make(int op, rule):
     for k, text in enumerate(rule.partials):
         row.reads |= cyad_programs[op][k].reads << 3 * k
         row.inert |= (text == "0") << k
+        row.identity |= (text == "1") << k
     return row
 
 
