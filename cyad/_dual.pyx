@@ -464,7 +464,7 @@ cdef ForwardContext standing_context(int width, bint batched):
 cdef class ForwardContext(Context):
     """One call in forward mode, W lanes wide."""
 
-    def __cinit__(self, int width, bint batched=False, str title=None, bint strong=False):
+    def __cinit__(self, int width, bint batched=False, title=None, bint strong=False):
         cdef PyObject* outer = current()
         self.width = width
         self.batched = batched
@@ -840,8 +840,7 @@ register_types(None, Dual, None, DualArray)
 
 def run_forward(mode, f, returned, args, kwargs, list named, int width, bint batched):
     """`autodiff` in forward mode, its arguments checked."""
-    title = getattr(f, "__qualname__", None) or type(f).__qualname__
-    cdef ForwardContext ctx = ForwardContext(width, batched, title, mode.strong_zero)
+    cdef ForwardContext ctx = ForwardContext(width, batched, f, mode.strong_zero)
     cdef PyObject* old
     cdef list values, arguments
     cdef int lane

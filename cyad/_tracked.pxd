@@ -32,7 +32,7 @@ cdef class Context:
     cdef bint alive
     cdef readonly bint strong
     cdef Context outer
-    cdef str title
+    cdef object title       # the function of the call, or words for it
 
     cdef TrackedArray new_array(self)
     cdef object elementwise(self, Row row, object x, object y)

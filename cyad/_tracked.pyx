@@ -156,9 +156,15 @@ cdef Context context_of(object value):
     return None
 
 
+cdef object title_of(Context ctx):
+    if ctx.title is None or isinstance(ctx.title, str):
+        return ctx.title or "a function"
+    return getattr(ctx.title, "__qualname__", None) or type(ctx.title).__qualname__
+
+
 cdef int escaped(Context ctx) except -1:
     raise EscapedValueError(
-        f"a value of the differentiated call of {ctx.title or 'a function'} was used after that call had ended; "
+        f"a value of the differentiated call of {title_of(ctx)} was used after that call had ended; "
         "return it from the function, or copy its number out while the function runs (cyad.ignore_derivatives)")
 
 

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cyad._adjoint import run_reverse
+from cyad._adjoint import plain_gradient, run_reverse
 from cyad._creation import catch_libraries
 from cyad._dual import run_forward
 from cyad.activity import (
-    Active, Annotation, BatchMixedDuplicated, Const, Duplicated, DuplicatedNoNeed, MixedDuplicated, Mode, check_number,
+    Active, Annotation, BatchMixedDuplicated, Const, Duplicated, DuplicatedNoNeed, MixedDuplicated, Mode, Reverse, ReverseWithPrimal,
+    check_number,
 )
 from cyad.errors import ActivityError
 
@@ -119,6 +120,11 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
     >>> gradient(Reverse, lambda x: np.sum(x * x), np.array([1.0, 2.0]))
     (array([2., 4.]),)
     """
+    if (mode is Reverse or mode is ReverseWithPrimal) and out is None and not kwargs:
+        catch_libraries()
+        done = plain_gradient(f, args)
+        if done is not None:
+            return WithPrimal(*done) if mode.primal else done[0]
     if not isinstance(mode, Mode):
         raise ActivityError(f"the first argument of gradient is a mode (Forward, Reverse, ...), not {mode!r}")
     outs = _outs_of(out, args)
