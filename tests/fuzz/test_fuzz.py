@@ -49,7 +49,12 @@ def close(got, want, tolerance, what):
 def plain_slope(program, f, v, e, h):
     """Of return value + e * arguments after the call, along v; numbers have no "after"."""
     def at(step):
-        args = [a + step * d for a, d in zip(program.values(), v, strict=True)]
+        args = program.values()
+        for k, d in enumerate(v):
+            if isinstance(args[k], np.ndarray):
+                args[k][...] += step * d   # in place: a sum would be laid out anew, which `a.reshape(-1)` can tell
+            else:
+                args[k] += step * d
         value = float(f(*args))
         return value + sum(float(np.sum(x * w)) for x, w in zip(args, e, strict=True) if isinstance(x, np.ndarray))
     return (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h)
