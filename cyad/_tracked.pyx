@@ -1355,12 +1355,13 @@ cdef object element(TrackedArray a, object key, object prim):
     cdef Context ctx = a.ctx
     cdef TrackedArray out
     cdef TrackedArray place
+    # With an Ellipsis an index makes a view; not so with an array of no axes in it (x[np.array(2)]), for which NumPy copies.
+    full = tuple([operator.index(k) for k in (key if type(key) is tuple else (key,)) if k is not Ellipsis]) + (Ellipsis,)
     if a.plain and PyArray_TYPE(a.arr) in (NPY_DOUBLE, NPY_FLOAT):
-        place = wrap_view(a, a.arr[(key if type(key) is tuple else (key,)) + (Ellipsis,)])
+        place = wrap_view(a, a.arr[full])
         return ctx.load(place, <char*>PyArray_DATA(place.arr))
     if not ctx.is_active(a):
         return wrap_inactive(ctx, prim)
-    full = (key if type(key) is tuple else (key,)) + (Ellipsis,)
 
     def push(t):
         return t[full][()]
