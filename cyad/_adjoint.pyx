@@ -795,7 +795,7 @@ cdef class Scatter(Node):
                 tape.adjoints[<size_t>self.source * tape.width + lane] += float(np.sum(np.real(g)))
             else:
                 lend_lanes(tape, <View>self.source)
-                add_to_lane(tape, <View>self.source, lane, g)
+                add_to_lane(tape, <View>self.source, lane, squeeze_leading(g, (<View>self.source).ndim))
         return 0
 
 

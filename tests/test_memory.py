@@ -1,13 +1,14 @@
 """Memory: aliasing, overwriting, the undo log, and what stays behind after a call.
 
-Random programs (tests/fuzz) find what combinations of ordinary statements break; here are the cases that they hardly meet. Every
-function is run by plain NumPy too, and its derivatives are compared with central differences or with numbers derived by hand.
+Random programs (tests/fuzz) find what combinations of ordinary statements break; here are the cases that they hardly
+meet. Every function is run by plain NumPy too, and its derivatives are compared with central differences or with
+numbers derived by hand.
 """
 import numpy as np
 import pytest
 
 import cyad
-from cyad import Active, Duplicated, Forward, Reverse
+from cyad import Forward
 
 V = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
 W = np.cos(np.arange(25.0))
@@ -61,3 +62,12 @@ def differences(f, args, k, h=1e-5):
 def test_an_index_without_axes_reads_the_element(index):
     both(lambda x: x[index] * x[0], V)
     both(lambda x: x[::-1][index] * x[0], V)
+
+
+@pytest.mark.parametrize("index", [[0, 1, 3], (np.array([2, 2, 1]),)], ids=str)
+def test_an_assignment_drops_leading_axes_of_length_one(index):
+    def f(x):
+        y = np.ones(4)
+        y[index] = x[None, :3]
+        return W[:4] @ np.sin(y)
+    both(f, V)
