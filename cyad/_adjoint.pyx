@@ -502,6 +502,9 @@ cdef class Store(Node):
                 return 0
             g = target.buf.shadow + target.offset
             memcpy(gs, target.strides, target.ndim * sizeof(npy_intp))
+            if copied_in_turn(target, source):
+                self.pull_in_turn(tape)
+                return 0
             if may_overlap(target, source):
                 # What is taken out must not see what is put in.
                 step = single * 4 + (1 - single) * 8
@@ -548,6 +551,31 @@ cdef class Store(Node):
             self.clear_lanes(tape)
         return 0
 
+    cdef int pull_in_turn(self, Tape tape) noexcept:
+        """The transpose of a copy element by element: the same moves backwards."""
+        cdef View target = self.target, source = self.source
+        cdef npy_intp n = target.shape[0], step = source_step(source), i, k
+        cdef int lane
+        cdef bint back = copied_backwards(target, source)
+        cdef char* base
+        cdef char* t
+        cdef char* s
+        for lane in range(tape.width):
+            base = target.buf.shadow + lane * target.buf.lane_bytes
+            for k in range(n):
+                i = k if back else n - 1 - k
+                t = base + target.offset + i * target.strides[0]
+                s = base + source.offset + i * step
+                if t == s:
+                    continue
+                if target.typenum == NPY_FLOAT:
+                    (<float*>s)[0] += (<float*>t)[0]
+                    (<float*>t)[0] = 0.0
+                else:
+                    (<double*>s)[0] += (<double*>t)[0]
+                    (<double*>t)[0] = 0.0
+        return 0
+
     cdef int clear_lanes(self, Tape tape) except -1:
         cdef int lane
         for lane in range(tape.width):
@@ -563,6 +591,31 @@ cdef int hand_over(Tape tape, Buffer giver, Buffer taker) except -1:
     tape.shadowed.append(taker)
     giver.drop_shadow()
     return 0
+
+
+cdef bint copied_in_turn(View target, View source) noexcept:
+    """Whether NumPy's assignment copies element by element although the views overlap.
+
+    It does where the target has one axis and both step in one direction, and trusts that an order exists in which nothing is
+    overwritten before it is read. With different steps there may be none: values then move twice, and so must adjoints.
+    """
+    return target.ndim == 1 and source.ndim > 0 and target.shape[0] > 1 and may_overlap(target, source) and \
+        source_step(source) != target.strides[0] and (source_step(source) >= 0) == (target.strides[0] >= 0)
+
+
+cdef inline npy_intp source_step(View source) noexcept:
+    return source.strides[source.ndim - 1] if source.shape[source.ndim - 1] > 1 else 0
+
+
+cdef inline bint copied_backwards(View target, View source) noexcept:
+    """The order of that copy. NumPy flips both views to make the target's step positive, then asks which one begins first."""
+    cdef npy_intp n = target.shape[0], step = source_step(source), begin = source.offset, first = target.offset
+    cdef bint flipped = target.strides[0] < 0
+    if flipped:
+        first += (n - 1) * target.strides[0]
+        begin += (n - 1) * step
+        step = -step
+    return flipped != (begin < first and begin + n * step > first)
 
 
 cdef int clear_region(View v, char* base, object owner) except -1:
@@ -835,6 +888,9 @@ cdef class GeneralStore(Node):
             shadow = lane_of(self.target, lane)
             if shadow is None:
                 return 0
+            if type(self.source) is View and copied_in_turn(self.target, <View>self.source):
+                pull_in_turn_general(self.target, <View>self.source, shadow, lane_of(<View>self.source, lane))
+                continue
             g = shadow.copy()
             shadow[...] = 0.0
             if self.source is None:
@@ -845,6 +901,19 @@ cdef class GeneralStore(Node):
                 lend_lanes(tape, <View>self.source)
                 add_to_lane(tape, <View>self.source, lane, squeeze_leading(g, (<View>self.source).ndim))
         return 0
+
+
+cdef int pull_in_turn_general(View target, View source, object t, object s) except -1:
+    """`Store.pull_in_turn` by ordinary NumPy calls."""
+    cdef npy_intp i, n = target.shape[0], size = source.size
+    s = s[(0,) * (source.ndim - 1)]   # leading axes have length one
+    for i in (range(n) if copied_backwards(target, source) else range(n - 1, -1, -1)):
+        if target.offset + i * target.strides[0] == source.offset + i * source_step(source):
+            continue
+        k = i if size > 1 else 0
+        s[k] = s[k] + t[i]
+        t[i] = 0.0
+    return 0
 
 
 cdef object squeeze_leading(object g, int ndim):
