@@ -3,19 +3,40 @@ from cyad import _creation, rules  # noqa: F401  (_creation catches the calls of
 from cyad._adjoint import Adjoint, AdjointArray, Tape
 from cyad._dual import Dual, DualArray
 from cyad.activity import (
-    Active, BatchDuplicated, BatchDuplicatedNoNeed, BatchMixedDuplicated, Const, Duplicated, DuplicatedNoNeed, Forward,
-    ForwardWithPrimal, MixedDuplicated, Mode, Ref, Reverse, ReverseHolomorphic, ReverseHolomorphicWithPrimal,
-    ReverseSplitNoPrimal, ReverseSplitWithPrimal, ReverseWithPrimal,
+    Active,
+    BatchDuplicated,
+    BatchDuplicatedNoNeed,
+    BatchMixedDuplicated,
+    Const,
+    Duplicated,
+    DuplicatedNoNeed,
+    Forward,
+    ForwardWithPrimal,
+    MixedDuplicated,
+    Mode,
+    Ref,
+    Reverse,
+    ReverseHolomorphic,
+    ReverseHolomorphicWithPrimal,
+    ReverseSplitNoPrimal,
+    ReverseSplitWithPrimal,
+    ReverseWithPrimal,
 )
 from cyad.api import autodiff, gradient
 from cyad.errors import (
-    ActiveStoreError, ActivityError, ADError, EscapedValueError, LockedArrayError, MissingRuleError, TapeError,
+    ActiveStoreError,
+    ActivityError,
+    ADError,
+    EscapedValueError,
+    LockedArrayError,
+    MissingRuleError,
+    TapeError,
 )
 
 __all__ = [
     "ADError", "Active", "ActiveStoreError", "ActivityError", "Adjoint", "AdjointArray", "BatchDuplicated",
     "BatchDuplicatedNoNeed", "BatchMixedDuplicated", "Const", "Dual", "DualArray", "Duplicated", "DuplicatedNoNeed",
-    "EscapedValueError", "Forward", "ForwardWithPrimal", "LockedArrayError", "MissingRuleError", "MixedDuplicated", "Mode",
-    "Ref", "Reverse", "ReverseHolomorphic", "ReverseHolomorphicWithPrimal", "ReverseSplitNoPrimal",
+    "EscapedValueError", "Forward", "ForwardWithPrimal", "LockedArrayError", "MissingRuleError", "MixedDuplicated",
+    "Mode", "Ref", "Reverse", "ReverseHolomorphic", "ReverseHolomorphicWithPrimal", "ReverseSplitNoPrimal",
     "ReverseSplitWithPrimal", "ReverseWithPrimal", "Tape", "TapeError", "autodiff", "gradient", "rules",
 ]

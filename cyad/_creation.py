@@ -3,11 +3,13 @@
 The functions here are handlers of `_redirect`: they get NumPy's original first. `cyad.numpy` publishes them under
 NumPy's names.
 
-Compiled modules (Cython's, above all) must go on getting plain arrays: they take what np.empty returns as an ndarray, often
-without a check. They call NumPy through their own globals, so `catch_libraries` gives every extension module a NumPy whose creation
-functions are the originals. What such code is given (np.asarray of an inactive tracked array) is plain memory, what it makes is plain.
+Compiled modules (Cython's, above all) must go on getting plain arrays: they take what np.empty returns as an ndarray,
+often without a check. They call NumPy through their own globals, so `catch_libraries` gives every extension module a
+NumPy whose creation functions are the originals. What such code is given (np.asarray of an inactive tracked array) is
+plain memory, what it makes is plain.
 
-Thread safety: the current call is thread-local; libraries are caught under the import lock of `sys.modules`' users, once each.
+Thread safety: the current call is thread-local; libraries are caught under the import lock of `sys.modules`' users,
+once each.
 """
 import importlib.machinery
 import math
@@ -239,7 +241,7 @@ _plain_numpy = _PlainNumPy("numpy", np.__doc__)
 
 
 def catch_libraries():
-    """Looks after the modules that have been imported since the last time: ufuncs are redirected, compiled callers are not."""
+    """Looks after the modules imported since the last time: ufuncs are redirected, compiled callers are not."""
     if len(sys.modules) == len(_seen) or not REDIRECTED:
         return
     for name, module in list(sys.modules.items()):
@@ -254,9 +256,10 @@ def catch_libraries():
         for key, value in list(vars(module).items()):
             if value is np:
                 setattr(module, key, _plain_numpy)
-            elif isinstance(value, types.BuiltinFunctionType) and value.__name__ in _plain_functions and \
-                    value in (getattr(np, value.__name__), getattr(getattr(np, value.__name__), "_implementation", None)):
-                setattr(module, key, _plain_functions[value.__name__])
+            elif isinstance(value, types.BuiltinFunctionType) and value.__name__ in _plain_functions:
+                public = getattr(np, value.__name__)
+                if value in (public, getattr(public, "_implementation", None)):
+                    setattr(module, key, _plain_functions[value.__name__])
 
 
 def _install():

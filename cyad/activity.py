@@ -22,7 +22,7 @@ class Annotation:
 
 
 class Const(Annotation):
-    """An argument (or return) without a derivative. Storing an active value into a Const array raises ActiveStoreError."""
+    """An argument (or return) without a derivative. Storing active values into a Const array is an ActiveStoreError."""
 
     __slots__ = ()
 
@@ -57,8 +57,9 @@ class _Shadowed(Annotation):
 class Duplicated(_Shadowed):
     """An argument and its shadow, of the same shape and dtype.
 
-    Forward: the shadow holds the tangent, of the argument on entry and of its value after the call on exit. Reverse: on entry
-    the adjoint of the value after the call, on exit that of the argument; what was not overwritten is added to.
+    Forward: the shadow holds the tangent, of the argument on entry and of its value after the call on exit. Reverse:
+    on entry the adjoint of the value after the call, on exit that of the argument; what was not overwritten is added
+    to.
 
     Raises ActivityError where the shadow does not match, and for integers.
     """
@@ -156,9 +157,11 @@ def check_shadow(who, val, dval):
         if not isinstance(dval, np.ndarray):
             raise ActivityError(f"{who}: the shadow of an array is an array, not {type(dval).__name__}")
         if dval.shape != val.shape:
-            raise ActivityError(f"{who}: the shadow has shape {dval.shape}, the array {val.shape}; they must be the same")
+            raise ActivityError(f"{who}: the shadow has shape {dval.shape}, the array {val.shape}; they must be the "
+                                "same")
         if dval.dtype != val.dtype:
-            raise ActivityError(f"{who}: the shadow has dtype {dval.dtype}, the array {val.dtype}; they must be the same")
+            raise ActivityError(f"{who}: the shadow has dtype {dval.dtype}, the array {val.dtype}; they must be the "
+                                "same")
     elif isinstance(val, (bool, int, float, complex, np.number, np.bool_)):
         check_number(val, who)
         if isinstance(dval, np.ndarray) or not isinstance(dval, (int, float, complex, np.number)):

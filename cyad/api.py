@@ -1,7 +1,8 @@
 """What users call: validate, wrap, sweep, unwrap. No mathematics.
 
-`autodiff` is the contract (docs/design.md): f is a map from its inputs to its return value and its inputs after the call; forward
-mode applies its derivative to shadows, reverse mode the transpose. `gradient` and the rest are made of it.
+`autodiff` is the contract (docs/design.md): f is a map from its inputs to its return value and its inputs after the
+call; forward mode applies its derivative to shadows, reverse mode the transpose. `gradient` and the rest are made of
+it.
 """
 from typing import NamedTuple
 
@@ -11,7 +12,15 @@ from cyad._adjoint import plain_gradient, run_reverse
 from cyad._creation import catch_libraries
 from cyad._dual import run_forward
 from cyad.activity import (
-    Active, Annotation, BatchMixedDuplicated, Const, Duplicated, DuplicatedNoNeed, MixedDuplicated, Mode, Reverse, ReverseWithPrimal,
+    Active,
+    Annotation,
+    BatchMixedDuplicated,
+    Const,
+    Duplicated,
+    MixedDuplicated,
+    Mode,
+    Reverse,
+    ReverseWithPrimal,
     check_number,
 )
 from cyad.errors import ActivityError
@@ -43,8 +52,8 @@ def _width_of(annotations):
             continue
         own = len(a.dval) if a.batched else 1
         if first is not None and (own != width or a.batched != batched):
-            raise ActivityError(f"batch widths differ: {first} has {width}, {name} has {own}; all shadows of a call need "
-                                "the same width")
+            raise ActivityError(f"batch widths differ: {first} has {width}, {name} has {own}; all shadows of a call "
+                                "need the same width")
         if first is None:
             width, batched, first = own, a.batched, name
     return width, batched
@@ -68,12 +77,13 @@ def autodiff(mode, f, *args, **kwargs):
     With G: (inputs) -> (return value, inputs after the call), forward mode computes G'(inputs) shadows, reverse mode
     G'(inputs)^T (seed 1 of an Active return, shadows). Shadows are written in place.
 
-    Forward returns ``(derivative,)``, or ``((d_1, ..., d_W),)`` for W lanes, ``()`` for a Const return; ForwardWithPrimal appends the
-    primal. Reverse returns ``((d_1, d_2, ...),)`` with the derivative of each Active argument (a tuple of W for W lanes) and None for
-    all others; ReverseWithPrimal appends the primal.
+    Forward returns ``(derivative,)``, or ``((d_1, ..., d_W),)`` for W lanes, ``()`` for a Const return;
+    ForwardWithPrimal appends the primal. Reverse returns ``((d_1, d_2, ...),)`` with the derivative of each Active
+    argument (a tuple of W for W lanes) and None for all others; ReverseWithPrimal appends the primal.
 
-    Raises ActivityError where annotations, mode and values do not fit; ActiveStoreError where a derivative would be lost; MissingRuleError
-    for functions without a rule. The user's own exceptions pass through unchanged. Any number of threads may call it.
+    Raises ActivityError where annotations, mode and values do not fit; ActiveStoreError where a derivative would be
+    lost; MissingRuleError for functions without a rule. The user's own exceptions pass through unchanged. Any number of
+    threads may call it.
 
     >>> from cyad import Active, Reverse, autodiff
     >>> autodiff(Reverse, lambda x, y: x * y, Active(2.0), Active(3.0))
@@ -106,14 +116,16 @@ def autodiff(mode, f, *args, **kwargs):
 def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
     """The gradient of a real scalar function, one entry for each argument.
 
-    An array argument gives an array of its shape and dtype, a float a float, a Const one (or anything that is no float) None where it stands.
-    In reverse mode one sweep whatever the number of inputs; in forward mode one call of `f` for each `chunk` of inputs (8 by
-    default). `f` works on the arguments themselves: what it overwrites is overwritten, as in a plain call.
+    An array argument gives an array of its shape and dtype, a float a float, a Const one (or anything that is no float)
+    None where it stands. In reverse mode one sweep whatever the number of inputs; in forward mode one call of `f` for
+    each `chunk` of inputs (8 by default). `f` works on the arguments themselves: what it overwrites is overwritten, as
+    in a plain call.
 
-    ``out``: an array (or a tuple of them, one for each argument) that receives the gradient. ReverseWithPrimal and ForwardWithPrimal return
-    ``(derivs, val)``. Keyword arguments are passed on and not differentiated.
+    ``out``: an array (or a tuple of them, one for each argument) that receives the gradient. ReverseWithPrimal and
+    ForwardWithPrimal return ``(derivs, val)``. Keyword arguments are passed on and not differentiated.
 
-    Raises ActivityError for integer arguments and for functions that do not return a scalar. Any number of threads may call it.
+    Raises ActivityError for integer arguments and for functions that do not return a scalar. Any number of threads may
+    call it.
 
     >>> import numpy as np
     >>> from cyad import Reverse, gradient
@@ -152,8 +164,8 @@ def _is_number(a):
 def _check_differentiable(a, position, f):
     if isinstance(a, np.ndarray):
         if a.dtype.kind not in "fc":
-            raise ActivityError(f"argument {position + 1} of {_name_of(f)} is an array of dtype {a.dtype}, which has no derivative; "
-                                "pass floats, or Const(...) if none is wanted")
+            raise ActivityError(f"argument {position + 1} of {_name_of(f)} is an array of dtype {a.dtype}, which has "
+                                "no derivative; pass floats, or Const(...) if none is wanted")
         return
     check_number(a, f"argument {position + 1} of {_name_of(f)}")
 
@@ -215,15 +227,14 @@ def _forward_gradient(mode, f, args, kwargs, outs, chunk):
                     lanes[offset + k - first].flat[k] = 1.0
                 annotated.append(_lanes(a, tuple(lanes)))
             else:
-                annotated.append(_lanes(a, tuple(1.0 if first <= offset < first + width and lane == offset - first else 0.0
-                                                 for lane in range(width))))
+                annotated.append(_lanes(a, tuple(float(lane == offset - first) for lane in range(width))))
             offset += size
         keywords = {k: v if isinstance(v, Annotation) else Const(v) for k, v in kwargs.items()}
         named = _annotate(f, annotated, keywords)
         tangents, val = run_forward(mode.with_primal(), f, Duplicated, annotated, keywords, named, width, True)
         if np.ndim(val):
-            raise ActivityError(f"gradient needs a scalar function; {_name_of(f)} returned an array of shape {np.shape(val)}: "
-                                "use jacobian")
+            raise ActivityError(f"gradient needs a scalar function; {_name_of(f)} returned an array of shape "
+                                f"{np.shape(val)}: use jacobian")
         offset = 0
         for i, (a, size) in enumerate(zip(args, sizes, strict=True)):
             for k in range(max(first - offset, 0), min(first + width - offset, size)):
