@@ -16,7 +16,8 @@ MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION
 # gcc sees Py_None as too small for any of Cython's structs: -Warray-bounds is wrong about casts of it.
 FLAGS = ["-O3", "-fno-math-errno", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter",
          "-Wno-missing-field-initializers", "-Wno-array-bounds", "-Wno-cast-function-type"]
-HEADERS = ["cyad/_redirect.h", "cyad/_scalars.h", "cyad/rules/_kernels.h", "cyad/rules/_loops.h", "cyad/rules/_partials.h"]
+HEADERS = ["cyad/_redirect.h", "cyad/_scalars.h",
+           *(f"cyad/rules/{name}.h" for name in ("_kernels", "_loops", "_partials"))]
 
 setup(ext_modules=cythonize(
     [Extension(".".join(p.with_suffix("").parts), [str(p)], include_dirs=[numpy.get_include(), "cyad", "cyad/rules"],
