@@ -77,7 +77,7 @@ def classify(func):
     if registry.is_zero(func):
         return "zero"
     if func.__module__ in ("numpy.char", "numpy.strings"):
-        return "zero"   # of strings, which carry no derivative; these modules are loaded only when somebody asks for them
+        return "zero"   # of strings, without derivatives; NumPy loads these modules when somebody asks for them
     if func.__module__.startswith("numpy.polynomial"):
         return "composite"
     return _KINDS.get(name_of(func))
