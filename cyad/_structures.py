@@ -1,9 +1,9 @@
 """Structured arguments: the numbers and arrays inside tuples, lists, dicts, dataclasses and plain objects.
 
-`flatten` takes a structure apart into its differentiable leaves (floats, complex numbers, arrays of these) and a function that puts
-one of the same structure together from other leaves. Anything else (strings, ints, bools, None, functions, integer
-arrays) is inactive and stays what it is. What appears twice, arrays above all, is one leaf, and appears twice in what is put together;
-references in a circle are followed once.
+`flatten` takes a structure apart into its differentiable leaves (floats, complex numbers, arrays of these) and a
+function that puts one of the same structure together from other leaves. Anything else (strings, ints, bools, None,
+functions, integer arrays) is inactive and stays what it is. An array that appears twice is one leaf, and appears twice
+in what is put together; references in a circle are followed once.
 
 Rejected: registering classes, as libraries of pure functions do; existing code does not know of us.
 """
@@ -12,8 +12,8 @@ import types
 
 import numpy as np
 
-_OPAQUE = (str, bytes, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, np.dtype,
-           np.random.Generator, np.ufunc)
+_OPAQUE = (str, bytes, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType,
+           np.dtype, np.random.Generator, np.ufunc)
 
 
 def is_leaf(value):
