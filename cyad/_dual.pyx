@@ -62,7 +62,6 @@ cdef Row FLOOR_DIVIDE = rows_by_name["floor_divide"]
 # ---- scalars --------------------------------------------------------------------------------------------------------
 
 @cython.final
-@cython.freelist(512)
 @cython.no_gc
 cdef class Dual:
     """A real number with its tangents.
@@ -105,10 +104,6 @@ cdef class Dual:
         room_for_lanes(self)
         for lane in range(self.width):
             self.lanes[lane] = lanes[lane]
-
-    def __dealloc__(self):
-        if self.lanes is not NULL and self.lanes != &self.inline_lanes[0]:
-            free(self.lanes)
 
     @property
     def primal(self):
@@ -252,12 +247,36 @@ cdef class Dual:
         return self
 
 
+cdef packed struct DualLayout:
+    # What the declaration of Dual comes to; see _scalars.h.
+    Py_ssize_t references
+    void* type
+    void* ctx
+    double value
+    int kind
+    int width
+    double* lanes
+    double inline_lanes[8]
+
+
+cdef extern from "_scalars.h":
+    """
+    typedef struct { cyad_scalar head; double *lanes; double inline_lanes[8]; } cyad_dual;
+
+    static void cyad_release(PyObject *self)
+    {
+        cyad_dual *dual = (cyad_dual *)self;
+        if (dual->lanes != dual->inline_lanes)
+            free(dual->lanes);
+        dual->lanes = NULL;
+    }
+    """
+    object cyad_new_scalar(object type, object ctx, double value, int kind, unsigned int slot)
+    int cyad_install_scalar(object type, size_t size)
+
+
 cdef inline Dual new_dual(Context ctx, double value, int kind, int width):
-    cdef Dual out = Dual.__new__(Dual)
-    out.ctx = ctx
-    out.value = value
-    out.kind = kind
-    out.width = width
+    cdef Dual out = <Dual>cyad_new_scalar(Dual, ctx, value, kind, width)
     room_for_lanes(out)
     return out
 
@@ -833,6 +852,8 @@ cdef inline char* operand_pointer(ndarray arr, char* scalar, int ndim, npy_intp*
     return <char*>PyArray_DATA(arr)
 
 
+if not cyad_install_scalar(Dual, sizeof(DualLayout)):
+    raise ImportError("cyad._dual was built for another layout of extension types")
 register_types(None, Dual, None, DualArray)
 
 

@@ -11,6 +11,7 @@
 
 #include <Python.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #ifdef Py_GIL_DISABLED
 #define CYAD_KEPT 0
@@ -25,6 +26,9 @@ typedef struct {
     int kind;
     uint32_t slot;   /* Adjoint: the slot on the tape. Dual: the number of lanes. */
 } cyad_scalar;
+
+/* Declared by the including module: releases what the type holds beyond the head. */
+static void cyad_release(PyObject *self);
 
 static PyObject *cyad_kept[CYAD_KEPT + 1];
 static int cyad_kept_count = 0;
@@ -47,9 +51,6 @@ static inline PyObject *cyad_new_scalar(PyObject *type, PyObject *ctx, double va
     self->slot = slot;
     return (PyObject *)self;
 }
-
-/* Whatever the type holds beyond the head is released by `cyad_release` of the including module. */
-static void cyad_release(PyObject *self);
 
 static void cyad_dealloc_scalar(PyObject *self)
 {

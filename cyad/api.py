@@ -4,6 +4,7 @@
 call; forward mode applies its derivative to shadows, reverse mode the transpose. `gradient` and the rest are made of
 it.
 """
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,11 @@ import numpy as np
 from cyad._adjoint import plain_gradient, run_reverse
 from cyad._creation import catch_libraries
 from cyad._dual import run_forward
+from cyad._structures import flatten, is_structure
 from cyad.activity import (
     Active,
     Annotation,
+    BatchDuplicated,
     BatchMixedDuplicated,
     Const,
     Duplicated,
@@ -69,6 +72,68 @@ def _annotate(f, args, kwargs):
     return named
 
 
+def _is_structured(annotation):
+    return not isinstance(annotation, Const) and is_structure(annotation.val)
+
+
+def _leaf_annotations(name, mode, a):
+    """A structured argument as annotated leaves, the function that puts them together, and the leaves of its shadows."""
+    leaves, rebuild = flatten(a.val)
+    mixed = isinstance(a, (MixedDuplicated, BatchMixedDuplicated))
+    shadows = [d.value if mixed else d for d in (a.dval if a.batched else (a.dval,))]
+    lanes = [flatten(shadow)[0] for shadow in shadows]
+    for lane in lanes:
+        if len(lane) != len(leaves):
+            raise ActivityError(f"{name}: the shadow has {len(lane)} numbers and arrays, the value {len(leaves)}; "
+                                "they must have the same structure (make it by copying the value)")
+    annotated = []
+    for i, leaf in enumerate(leaves):
+        own = tuple(lane[i] for lane in lanes)
+        if isinstance(leaf, np.ndarray) or mode.forward:
+            annotated.append(BatchDuplicated(leaf, own) if a.batched else Duplicated(leaf, own[0]))
+        elif mixed:
+            annotated.append(Active(leaf))
+        else:
+            raise ActivityError(f"{name} holds a number, whose derivative has no place in a shadow that is changed in "
+                                "place; use MixedDuplicated with a Ref")
+    return annotated, rebuild, lanes
+
+
+def _autodiff_structured(mode, f, returned, args, kwargs):
+    """`autodiff` where an argument is a structure: of the function of its leaves."""
+    parts, flat = [], []
+    for i, a in enumerate(args):
+        a = a if isinstance(a, Annotation) else Const(a)
+        if _is_structured(a):
+            annotated, rebuild, lanes = _leaf_annotations(f"argument {i + 1} of {_name_of(f)}", mode, a)
+        else:
+            annotated, rebuild, lanes = [a], None, None
+        parts.append((a, len(flat), len(annotated), rebuild, lanes))
+        flat.extend(annotated)
+
+    @functools.wraps(f)
+    def of_leaves(*leaves, **keywords):
+        return f(*[leaves[at] if rebuild is None else rebuild(leaves[at:at + count])
+                   for _, at, count, rebuild, _ in parts], **keywords)
+
+    out = autodiff(mode, of_leaves, *([] if returned is None else [returned]), *flat, **kwargs)
+    if mode.forward:
+        return out
+    entries = []
+    for a, at, count, rebuild, lanes in parts:
+        if rebuild is None:
+            entries.append(out[0][at])
+            continue
+        entries.append(None)
+        if isinstance(a, (MixedDuplicated, BatchMixedDuplicated)):
+            for k, ref in enumerate(a.dval if a.batched else (a.dval,)):
+                derivs = [out[0][at + i] for i in range(count)]
+                ref.value = flatten(ref.value)[1]([
+                    shadow if d is None else shadow + (d[k] if isinstance(d, tuple) else d)
+                    for shadow, d in zip(lanes[k], derivs, strict=True)])
+    return (tuple(entries) + out[0][len(flat):], *out[1:])
+
+
 def autodiff(mode, f, *args, **kwargs):
     """Differentiate one call of `f`.
 
@@ -98,6 +163,12 @@ def autodiff(mode, f, *args, **kwargs):
         f = f.val
     if not callable(f):
         raise ActivityError(f"autodiff needs a function to differentiate, not {type(f).__name__}")
+    if any(isinstance(a, Annotation) and _is_structured(a) for a in args):
+        for a in args:
+            if mode.forward and isinstance(a, (MixedDuplicated, BatchMixedDuplicated)):
+                raise ActivityError(f"{type(a).__name__} has no meaning in forward mode; pass Duplicated(value, "
+                                    "tangent)")
+        return _autodiff_structured(mode, f, returned, args, kwargs)
     named = _annotate(f, args, kwargs)
     for name, a in named:
         if mode.forward and isinstance(a, (Active, MixedDuplicated, BatchMixedDuplicated)):
@@ -139,6 +210,8 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
             return WithPrimal(*done) if mode.primal else done[0]
     if not isinstance(mode, Mode):
         raise ActivityError(f"the first argument of gradient is a mode (Forward, Reverse, ...), not {mode!r}")
+    if any(not isinstance(a, Annotation) and is_structure(a) for a in args):
+        return _structured_gradient(mode, f, args, chunk, out, kwargs)
     outs = _outs_of(out, args)
     catch_libraries()
     if mode.forward:
@@ -146,6 +219,29 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
     else:
         derivs, val = _reverse_gradient(mode, f, args, kwargs, outs)
     return WithPrimal(derivs, val) if mode.primal else derivs
+
+
+def _structured_gradient(mode, f, args, chunk, out, kwargs):
+    """The gradient by the leaves of structured arguments, put together in the structure of the arguments."""
+    if out is not None:
+        raise ActivityError("out= takes arrays; the gradient of a structured argument is a new structure")
+    parts, flat = [], []
+    for a in args:
+        leaves, rebuild = flatten(a) if not isinstance(a, Annotation) and is_structure(a) else ([a], None)
+        parts.append((len(flat), len(leaves), rebuild))
+        flat.extend(leaves)
+
+    def assemble(leaves):
+        return tuple(leaves[at] if rebuild is None else rebuild(leaves[at:at + count]) for at, count, rebuild in parts)
+
+    @functools.wraps(f)
+    def of_leaves(*leaves, **keywords):
+        return f(*assemble(leaves),
+                 **keywords)
+
+    done = gradient(mode.with_primal(), of_leaves, *flat, chunk=chunk, **kwargs)
+    derivs = assemble(done.derivs)
+    return WithPrimal(derivs, done.val) if mode.primal else derivs
 
 
 def _outs_of(out, args):
@@ -247,5 +343,4 @@ def _forward_gradient(mode, f, args, kwargs, outs, chunk):
 
 
 def _lanes(val, lanes):
-    from cyad.activity import BatchDuplicated
     return BatchDuplicated(val, lanes)
