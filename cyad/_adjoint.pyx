@@ -1002,6 +1002,7 @@ cdef class Tape(Context):
         cdef PyObject* outer = current()
         self.title = title
         self.strong = strong
+        self.backward = True
         self.width = 1
         self.level = 1
         if outer is not NULL:

@@ -4,15 +4,16 @@ Arrays that overlap in memory become views of one buffer. The caller's own shado
 otherwise a private one is, and copied back at the end.
 """
 from numpy cimport (
-    NPY_ARRAY_WRITEABLE, PyArray_CHKFLAGS, PyArray_DATA, PyArray_DIMS, PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_NDIM,
-    PyArray_STRIDES, PyArray_TYPE, import_array, ndarray,
+    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, PyArray_CHKFLAGS, PyArray_DATA, PyArray_DIMS, PyArray_ISBEHAVED,
+    PyArray_ISBEHAVED_RO, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray,
 )
 from cpython.ref cimport PyObject
 
 from cyad._redirect cimport current
 from cyad._shadow cimport Buffer, extent_of, view_of
 from cyad._tracked cimport (
-    Context, TrackedArray, context_of, ensure_lanes, is_array, is_tracked, lane_of, primal_at, wrap_new, wrap_over,
+    Context, TrackedArray, buffer_over, context_of, ensure_lanes, is_array, is_tracked, lane_of, plain_value, primal_at,
+    wrap_new, wrap_over,
 )
 
 import numpy as np
@@ -22,6 +23,8 @@ from cyad.errors import ActivityError
 
 import_array()
 
+cdef Py_ssize_t SEARCH_LIMIT = 100_000   # steps in the search for an element that two arrays share
+
 cdef extern from "numpy/arrayobject.h":
     ctypedef int NPY_ORDER
     NPY_ORDER NPY_CORDER
@@ -29,11 +32,8 @@ cdef extern from "numpy/arrayobject.h":
 
 
 cdef bint overlaps_itself(ndarray arr) except -1:
-    cdef int i
-    for i in range(PyArray_NDIM(arr)):
-        if PyArray_STRIDES(arr)[i] == 0 and PyArray_DIMS(arr)[i] > 1:
-            return True
-    return False
+    """Whether two indices name one element: broadcast axes, sliding windows."""
+    return not PyArray_CHKFLAGS(arr, NPY_ARRAY_C_CONTIGUOUS) and view_of(buffer_over(arr), arr).overlaps
 
 
 cdef class Argument:
@@ -42,7 +42,7 @@ cdef class Argument:
     cdef TrackedArray tracked
     cdef tuple shadows       # the caller's, one for each lane; None for Const
     cdef bint private        # whether the call works on a copy of them
-    cdef Py_ssize_t low, high
+    cdef ndarray given       # the caller's array, of which tracked may hold a copy
 
     @property
     def array(self):
@@ -53,9 +53,11 @@ def wrap_arguments(Context ctx, list arrays, list shadows, list names):
     """Tracked arrays over the caller's arrays, as a list of `Argument`.
 
     `shadows` has a tuple of W arrays for each array, None for a Const one. Arrays that overlap in memory become views of one buffer
-    if their shadows overlap likewise; otherwise such memory may only be read.
+    if their shadows overlap likewise; otherwise such memory may only be read. So may arrays that share a shadow but no
+    memory: in reverse mode both add to it.
     """
     cdef list out = []
+    cdef list shared
     cdef Argument argument, other
     cdef ndarray arr
     cdef Py_ssize_t i
@@ -67,31 +69,72 @@ def wrap_arguments(Context ctx, list arrays, list shadows, list names):
         argument.shadows = shadows[i]
         if argument.shadows is not None and not PyArray_ISBEHAVED_RO(arr):
             raise ActivityError(f"{names[i]} is byte-swapped or misaligned; pass {names[i]}.astype({arr.dtype.type.__name__})")
+        argument.given = arr
         if overlaps_itself(arr):
             # Elements share memory, but each has a derivative of its own.
             if PyArray_CHKFLAGS(arr, NPY_ARRAY_WRITEABLE):
                 raise ActivityError(f"{names[i]} overlaps itself in memory; pass a copy")
-            arr = PyArray_NewCopy(arr, NPY_CORDER)
+            if is_array(source):
+                source = source.copy()
+                arr = (<TrackedArray>source).arr
+            else:
+                arr = PyArray_NewCopy(arr, NPY_CORDER)
             arr.setflags(write=False)
-        argument.low, argument.high = extent_of(arr)
         argument.tracked = ctx.new_array()
         argument.tracked.arr = arr
         argument.tracked.plain = ctx.outer is None
         argument.tracked.prim = arr if ctx.outer is None else source if is_array(source) else wrap_captured(ctx.outer, arr)
         out.append(argument)
+    shared = check_shadows(out, names)
     for i in range(len(out)):
         argument = out[i]
         if argument.tracked.place is not None:
             continue
         group = reachable(out, i)
-        if len(group) == 1 or all([(<Argument>other).shadows is None for other in group]) or (
-                ctx.outer is None and map_alike(group)):
-            share_buffer(ctx, group, names[i])
+        if len(group) == 1 or ctx.outer is None and map_alike(group) or all([
+                (<Argument>other).shadows is None and (<Argument>other).given is (<Argument>other).tracked.arr
+                for other in group]):
+            share_buffer(ctx, group, names[i], any([(a in group) != (b in group) for a, b in shared]))
             continue
         for other in group:
-            share_buffer(ctx, [other], names[out.index(other)])
-            other.tracked.place.buf.conflict = True
+            share_buffer(ctx, [other], names[out.index(other)], True)
     return out
+
+
+cdef list check_shadows(list arguments, list names):
+    """The pairs of arguments whose shadows share memory; ActivityError for shadows that cannot be worked on."""
+    cdef list places = [], shared = []
+    cdef Argument a, b
+    cdef Py_ssize_t i, k, lane
+    for i in range(len(arguments)):
+        a = arguments[i]
+        places.append((*extent_of(a.given), len(places), a, -1, a.given))
+        if a.shadows is None:
+            continue
+        for lane in range(len(a.shadows)):
+            shadow = plain_value(a.shadows[lane])
+            if not PyArray_CHKFLAGS(<ndarray?>shadow, NPY_ARRAY_WRITEABLE):
+                raise ActivityError(f"the shadow of {names[i]} is read-only, but derivatives are written into it; "
+                                    "pass a copy")
+            places.append((*extent_of(shadow), len(places), a, lane, shadow))
+    if len(places) == 2 and (places[0][1] <= places[1][0] or places[1][1] <= places[0][0]):
+        return shared   # the usual case: one array and its shadow
+    places.sort()
+    for i in range(len(places)):
+        for k in range(i + 1, len(places)):
+            if places[k][0] >= places[i][1]:
+                break
+            a, one, b, other = places[i][3], places[i][4], places[k][3], places[k][4]
+            if one < 0 and other < 0 or not share_memory(places[i][5], places[k][5]):
+                continue
+            if one < 0 or other < 0:
+                raise ActivityError(f"the shadow of {names[arguments.index(b if one < 0 else a)]} is memory of "
+                                    f"{names[arguments.index(a if one < 0 else b)]}; a shadow needs memory of its own")
+            if a is b:
+                raise ActivityError(f"lanes {min(one, other)} and {max(one, other)} of the shadow of "
+                                    f"{names[arguments.index(a)]} share memory")
+            shared.append((a, b))
+    return shared
 
 
 cdef object wrap_captured(Context ctx, ndarray arr):
@@ -110,25 +153,46 @@ cdef list reachable(list arguments, Py_ssize_t first):
             if b in group:
                 continue
             for a in group:
-                if a.low < b.high and b.low < a.high:
+                if share_memory(a.given, b.given):
                     group.append(b)
                     grown = True
                     break
     return group
 
 
+cdef bint share_memory(ndarray a, ndarray b) except -1:
+    """Whether two arrays share an element; arrays that merely interleave (columns of a matrix) do not."""
+    cdef Py_ssize_t low, high, first, last
+    low, high = extent_of(a)
+    first, last = extent_of(b)
+    if last <= low or high <= first:
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=SEARCH_LIMIT)
+    except np.exceptions.TooHardError:
+        return True
+
+
 cdef bint map_alike(list group) except -1:
     """Whether the shadows of overlapping arrays overlap as the arrays do."""
     cdef Argument first = group[0], a
     for a in group:
+        if a.given is not a.tracked.arr:
+            return False   # a copy: what is written into the others does not reach it
         if a.shadows is None or first.shadows is None or len(a.shadows) != len(first.shadows):
             return False
+        if same_place(a.given, first.given) and all([same_place(d, e) for d, e in zip(a.shadows, first.shadows)]):
+            continue
         for lane in range(len(a.shadows)):
             if not same_strides(a.tracked.arr, a.shadows[lane]):
                 return False
             if distance(a, lane) != distance(first, lane):
                 return False
     return True
+
+
+cdef bint same_place(ndarray a, ndarray b) noexcept:
+    return PyArray_DATA(a) == PyArray_DATA(b) and same_strides(a, b) and PyArray_SIZE(a) == PyArray_SIZE(b)
 
 
 cdef bint same_strides(ndarray a, ndarray b) noexcept:
@@ -147,15 +211,20 @@ cdef Py_ssize_t distance(Argument a, Py_ssize_t lane) except? -1:
     return <char*>PyArray_DATA(shadow) - <char*>PyArray_DATA(arr)
 
 
-cdef int share_buffer(Context ctx, list group, str name) except -1:
-    """One buffer for a group of arguments; the caller's own shadow where its geometry allows, a private one otherwise."""
+cdef int share_buffer(Context ctx, list group, str name, bint conflict) except -1:
+    """One buffer for a group of arguments; the caller's own shadow where its geometry allows, a private one otherwise.
+
+    `conflict` says that memory or shadows have elements in common with those of other buffers.
+    """
     cdef Buffer buf = Buffer.__new__(Buffer)
     cdef Argument a, first = group[0]
-    cdef Py_ssize_t low = first.low, high = first.high, offset
+    cdef Py_ssize_t low, high, start, stop, offset
     cdef int lane
     cdef ndarray shadow
-    for a in group:
-        low, high = min(low, a.low), max(high, a.high)
+    low, high = extent_of(first.tracked.arr)
+    for a in group[1:]:
+        start, stop = extent_of(a.tracked.arr)
+        low, high = min(low, start), max(high, stop)
     buf.data = <char*>low
     buf.nbytes = high - low
     buf.typenum = PyArray_TYPE(first.tracked.arr)
@@ -164,6 +233,7 @@ cdef int share_buffer(Context ctx, list group, str name) except -1:
     buf.caller_owned = True
     for a in group:
         a.tracked.place = view_of(buf, a.tracked.arr)
+    buf.conflict = conflict
     if first.shadows is None:
         buf.constant = True
         return 0
@@ -181,7 +251,8 @@ cdef int share_buffer(Context ctx, list group, str name) except -1:
     for a in group:
         a.private = True
         for lane in range(ctx.width):
-            lane_of(a.tracked.place, lane)[...] = a.shadows[lane]
+            if not (buf.conflict and ctx.backward):   # only added to: the sums go to the caller's in the end
+                lane_of(a.tracked.place, lane)[...] = a.shadows[lane]
     return 0
 
 
@@ -254,7 +325,10 @@ def copy_shadows_back(list arguments):
     for a in arguments:
         if a.private:
             for lane in range(len(a.shadows)):
-                a.shadows[lane][...] = lane_of(a.tracked.place, lane)
+                if not a.tracked.place.buf.conflict:
+                    a.shadows[lane][...] = lane_of(a.tracked.place, lane)
+                elif a.tracked.ctx.backward:
+                    a.shadows[lane][...] += lane_of(a.tracked.place, lane)
 
 
 def track(plain):

@@ -31,6 +31,7 @@ cdef class Context:
     cdef int width
     cdef bint alive
     cdef readonly bint strong
+    cdef bint backward   # shadows hold adjoints, which are added to
     cdef Context outer
     cdef object title       # the function of the call, or words for it
 

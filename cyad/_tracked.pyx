@@ -860,8 +860,8 @@ cdef char* element_address(ndarray arr, object key) except? NULL:
 
 cdef int check_conflict(Buffer buf) except -1:
     if buf.conflict:
-        raise ActivityError(f"{buf.name or 'an argument'} overlaps another argument in memory but their shadows do "
-                            "not; such memory may only be read")
+        raise ActivityError(f"{buf.name or 'an argument'} may only be read, because it shares memory with another argument "
+                            "and their shadows do not, or they share a shadow; pass copies")
     return 0
 
 

@@ -6,9 +6,21 @@ numbers derived by hand.
 """
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 import cyad
-from cyad import Forward
+from cyad import (
+    Active,
+    ActivityError,
+    BatchDuplicated,
+    Const,
+    Duplicated,
+    Forward,
+    ForwardWithPrimal,
+    Reverse,
+    ReverseWithPrimal,
+    autodiff,
+)
 
 V = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
 W = np.cos(np.arange(25.0))
@@ -145,3 +157,150 @@ def test_one_statement_that_reads_what_it_writes(text):
     both(f, np.array([[1.0, 2.5, 3.0], [0.5, 4.5, 6.0], [3.5, 5.0, 2.0]]))
     both(f, np.asfortranarray([[1.0, 2.5, 3.0], [0.5, 4.5, 6.0], [3.5, 5.0, 2.0]]))
     both(f, np.array([[1.0, 2.5, 3.0], [0.5, 4.5, 6.0], [3.5, 5.0, 2.0]])[::-1, ::-1])
+
+
+# ---- arguments and their shadows ------------------------------------------------------------------------------------
+
+def product(a, b):
+    return np.sum(a * a * b)
+
+
+def test_one_array_twice_has_one_shadow_or_two():
+    x, d, e = V.copy(), np.zeros(5), np.zeros(5)
+    autodiff(Reverse, product, Active, Duplicated(x, d), Duplicated(x, d))
+    np.testing.assert_allclose(d, 3 * x * x)
+    d[:] = 0.0
+    autodiff(Reverse, product, Active, Duplicated(x, d), Duplicated(x, e))
+    np.testing.assert_allclose([d, e], [2 * x * x, x * x])
+
+
+def test_one_array_twice_is_written_where_the_shadow_is_one():
+    def f(a, b):
+        a[1:] *= b[:-1]
+        return b @ W[:5]
+    want = differences(lambda x: f(x, x), [V], 0)
+    for layout in (slice(None), slice(None, None, -1)):
+        x, d = V.copy(), np.zeros(5)[layout]
+        autodiff(Reverse, f, Active, Duplicated(x, d), Duplicated(x, d))
+        np.testing.assert_allclose(d, want, rtol=1e-8)
+        x, d = V.copy(), (np.zeros(5), np.zeros(5))
+        autodiff(Reverse, f, Active, BatchDuplicated(x, d), BatchDuplicated(x, d))
+        np.testing.assert_allclose(d, [want, want], rtol=1e-8)
+        x, t = V.copy(), np.array([0.3, -0.2, 0.5, 0.1, 1.0])[layout]
+        (slope,) = autodiff(Forward, f, Duplicated(x, t), Duplicated(x, t))
+        assert slope == pytest.approx(want @ np.array([0.3, -0.2, 0.5, 0.1, 1.0])[layout])
+    with pytest.raises(ActivityError, match="argument 1 of .*f may only be read"):
+        autodiff(Reverse, f, Active, Duplicated(x, np.zeros(5)), Duplicated(x, np.zeros(5)))
+
+
+def test_overlapping_arguments_with_overlapping_shadows():
+    def f(a, b):
+        b[:] = np.sin(a)
+        a[1] *= b[0]
+        return a @ W[:4] + b @ W[4:8]
+    want = differences(lambda x: f(x[:-1], x[1:]), [V], 0)
+    x, d = V.copy(), np.zeros(5)
+    autodiff(Reverse, f, Active, Duplicated(x[:-1], d[:-1]), Duplicated(x[1:], d[1:]))
+    np.testing.assert_allclose(d, want, rtol=1e-8)
+
+
+def test_columns_of_a_matrix_do_not_overlap():
+    def f(a, b):
+        a *= b
+        b[1] = a[2] * 3.0
+        return a @ b
+    m = np.arange(6.0).reshape(3, 2)
+    want = cyad.gradient(Forward, f, m[:, 0].copy(), m[:, 1].copy())
+    d, e = np.zeros(3), np.zeros(3)
+    autodiff(Reverse, f, Active, Duplicated(m[:, 0], d), Duplicated(m[:, 1], e))
+    np.testing.assert_allclose([d, e], want)
+
+
+@pytest.mark.parametrize("layout", [np.s_[:], np.s_[::-1]], ids=str)
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_arguments_that_share_a_shadow_both_add_to_it(layout, lanes):
+    d = tuple(np.ones(5)[layout] for _ in range(lanes))
+    x, y = V.copy(), V.copy()
+    shadowed = (lambda a: Duplicated(a, d[0])) if lanes == 1 else (lambda a: BatchDuplicated(a, d))
+    autodiff(Reverse, product, Active, shadowed(x), shadowed(y))
+    np.testing.assert_allclose(d, [1 + 3 * V * V] * lanes)
+
+    def writes(a, b):
+        a[0] = 2.0
+        return np.sum(a * b)
+    with pytest.raises(ActivityError, match="may only be read"):
+        autodiff(Reverse, writes, Active, shadowed(x), shadowed(y))
+    with pytest.raises(ActivityError, match="may only be read"):
+        autodiff(Forward, writes, shadowed(x), shadowed(y))
+    slope, = autodiff(Forward, product, shadowed(x), shadowed(y))
+    np.testing.assert_allclose(slope, np.sum((1 + 3 * V * V) * 3 * V * V) * (1.0 if lanes == 1 else np.ones(2)))
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse], ids=["Forward", "Reverse"])
+def test_shadows_that_cannot_be_worked_on(mode):
+    returned = (Active,) if mode is Reverse else ()
+    x, locked = V.copy(), np.zeros(5)
+    locked.setflags(write=False)
+    for shadow in (locked, np.broadcast_to(0.0, 5)):
+        with pytest.raises(ActivityError, match="shadow of argument 1 .* is read-only"):
+            autodiff(mode, np.sum, *returned, Duplicated(x, shadow))
+    with pytest.raises(ActivityError, match="shadow of argument 1 of sum is memory of argument 1"):
+        autodiff(mode, np.sum, *returned, Duplicated(x, x))
+    with pytest.raises(ActivityError, match="shadow of argument 2 of .*product is memory of argument 1"):
+        autodiff(mode, product, *returned, Duplicated(x, np.zeros(5)), Duplicated(V.copy(), x))
+    with pytest.raises(ActivityError, match="lanes 0 and 1 of the shadow of argument 1"):
+        autodiff(mode, np.sum, *returned, BatchDuplicated(x, (d := np.zeros(5), d[::-1])))
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: sliding_window_view(x, 3), lambda x: np.broadcast_to(x[:3], (3, 3)),
+    lambda x: np.broadcast_to(x[:3, None], (3, 3)),
+], ids=["sliding window", "rows", "columns"])
+def test_elements_that_share_memory_have_derivatives_of_their_own(make):
+    def f(a):
+        return np.sum(a * a * W[:9].reshape(3, 3))
+    x = V.copy()
+    a = make(x)
+    for d in (np.zeros((3, 3)), np.zeros((3, 3), order="F")):
+        autodiff(Reverse, f, Active, Duplicated(a, d))
+        np.testing.assert_allclose(d, 2 * a * W[:9].reshape(3, 3))
+        autodiff(Forward, f, Duplicated(a, np.ones((3, 3), order="F")))
+    np.testing.assert_allclose(cyad.gradient(Forward, f, a)[0], d)
+
+    def writes(base, a):
+        base[1] = 4.0
+        return np.sum(a)
+    for annotated in (Const(x), Duplicated(x, np.zeros(5))):
+        with pytest.raises(ActivityError, match="argument 1 of .*writes may only be read"):
+            autodiff(Reverse, writes, Active, annotated, Duplicated(a, d))
+        with pytest.raises(ActivityError, match="argument 1 of .*writes may only be read"):
+            autodiff(Reverse, writes, Active, annotated, Const(a))
+
+
+def test_shadows_of_another_layout_are_worked_on_in_private():
+    a = np.arange(1.0, 7.0).reshape(2, 3)
+    def f(a):
+        a[0] *= a[1]
+        return np.sum(np.sin(a) * W[:6].reshape(2, 3))
+    want = differences(f, [a], 0)
+    block = np.zeros((4, 6))
+    for shadow in (np.zeros((2, 3), order="F"), block[::2, ::2], block[1::2, 1::2][::-1, ::-1], np.zeros((3, 2)).T):
+        autodiff(Reverse, f, Active, Duplicated(a.copy(), shadow))
+        np.testing.assert_allclose(shadow, want, rtol=1e-8)
+
+
+@pytest.mark.parametrize("mode", [ForwardWithPrimal, ReverseWithPrimal], ids=["Forward", "Reverse"])
+def test_arguments_that_are_no_plain_memory_are_refused(mode):
+    returned = (Active,) if mode is ReverseWithPrimal else ()
+    swapped = V.astype(V.dtype.newbyteorder())
+    misaligned = np.zeros(41, dtype=np.uint8)[1:].view(np.float64)
+    misaligned[:] = V
+    for a in (swapped, misaligned):
+        with pytest.raises(ActivityError, match="argument 1 of .* is byte-swapped or misaligned"):
+            autodiff(mode, product, *returned, Duplicated(a, np.zeros_like(a)), Const(V))
+        d = np.ones(5)
+        *_, value = autodiff(mode, product, *returned, Duplicated(V.copy(), d), Const(a))
+        assert value == np.sum(V**3)
+    with pytest.raises(ActivityError, match="overlaps itself"):
+        writeable = np.lib.stride_tricks.as_strided(V.copy(), (3, 3), (8, 8))
+        autodiff(mode, np.sum, *returned, Duplicated(writeable, np.zeros((3, 3))))
