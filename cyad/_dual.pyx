@@ -411,6 +411,8 @@ cdef class DualArray(TrackedArray):
                                     f"{getattr(t, 'shape', type(t).__name__)} of {getattr(t, 'dtype', 'no dtype')}")
         if not lanes:
             raise ActivityError("a batch of width 0 has no meaning")
+        if not PyArray_ISBEHAVED_RO(<ndarray>primal):
+            raise ActivityError(f"DualArray: the primal is byte-swapped or misaligned; pass primal.astype({primal.dtype.name!r})")
         adopt(self, standing_context(len(lanes), batched), primal, lanes)
 
     @property

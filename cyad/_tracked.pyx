@@ -22,7 +22,8 @@ from cpython.ref cimport PyObject, PyTypeObject
 from libc.math cimport isfinite
 from numpy cimport (
     NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_DATA, PyArray_DescrFromType, PyArray_DIMS,
-    PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_ISCONTIGUOUS, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_intp,
+    PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_ISCONTIGUOUS, PyArray_ISNOTSWAPPED, PyArray_NDIM, PyArray_SIZE,
+    PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
 from cyad._redirect cimport swap_current
@@ -255,9 +256,15 @@ cdef Buffer buffer_over(ndarray arr):
     return buf
 
 
+cdef ndarray native(ndarray arr):
+    """Who asks for the other byte order gets the values in this machine's, because elements are read straight from memory."""
+    return arr if PyArray_ISNOTSWAPPED(arr) else plain_copy(arr, arr.dtype.newbyteorder("="), "K")
+
+
 cdef object wrap_new(Context ctx, ndarray arr):
     """An inactive tracked array over memory that nobody else sees."""
     cdef TrackedArray out = ctx.new_array()
+    arr = native(arr)
     out.arr = arr
     out.plain = ctx.outer is None
     out.prim = arr if out.plain else wrap_new(ctx.outer, arr)
@@ -282,12 +289,13 @@ cdef object wrap_box(Context ctx, object value):
 cdef TrackedArray wrap_over(Context ctx, object prim):
     """A tracked array over the memory of `prim`, a fresh result of the next level out."""
     cdef TrackedArray out = ctx.new_array()
-    out.prim = prim
     if is_array(prim):
         out.arr = (<TrackedArray>prim).arr
     else:
+        prim = native(prim)
         out.arr = prim
         out.plain = True
+    out.prim = prim
     out.place = view_of(buffer_over(out.arr), out.arr)
     return out
 

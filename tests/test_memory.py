@@ -304,3 +304,31 @@ def test_arguments_that_are_no_plain_memory_are_refused(mode):
     with pytest.raises(ActivityError, match="overlaps itself"):
         writeable = np.lib.stride_tricks.as_strided(V.copy(), (3, 3), (8, 8))
         autodiff(mode, np.sum, *returned, Duplicated(writeable, np.zeros((3, 3))))
+
+
+@pytest.mark.parametrize("make", [
+    lambda x, d: x.astype(d), lambda x, d: np.array(x, dtype=d),
+    lambda x, d: np.array([x[0], x[1], 2.0, x[2]], dtype=d), lambda x, d: np.full_like(x, x[1], dtype=d),
+    lambda x, d: np.concatenate([x, x], dtype=d), lambda x, d: np.stack([x[0], x[1]]).astype(d),
+    lambda x, d: np.zeros_like(x, dtype=d) + x[1],
+])
+@pytest.mark.parametrize("name", ["f8", "f4"])
+def test_arrays_made_in_the_other_byte_order(make, name):
+    swapped = np.dtype(name).newbyteorder()
+
+    def f(x, dtype):
+        y = make(x, dtype)
+        y[0] += x[2]
+        y *= y[1]
+        return y[0] * y[1] + np.sum(y)
+    x = V.astype(name)
+    want = cyad.gradient(Reverse, lambda x: f(x, name), x)
+    assert cyad.autodiff(ReverseWithPrimal, f, Active, Const(x), Const(swapped))[1] == f(x, swapped)
+    for mode in (Forward, Reverse):
+        np.testing.assert_allclose(cyad.gradient(mode, lambda x: f(x, swapped), x), want, rtol=1e-6)
+
+
+def test_dual_arrays_by_hand_refuse_the_other_byte_order():
+    swapped = V.astype(V.dtype.newbyteorder())
+    with pytest.raises(ActivityError, match="byte-swapped"):
+        cyad.DualArray(swapped, swapped.copy())
