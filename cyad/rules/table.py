@@ -67,8 +67,9 @@ UNARY = (
     _unary("sin",        "cos(x)",                          ANY,        H),
     _unary("cos",        "-sin(x)",                         ANY,        H),
     _unary("tan",        "1 + o*o",                         OPEN_UNIT,  H),
-    _unary("arcsin",     "1/sqrt((1 - x)*(1 + x))",         OPEN_UNIT,  H,     "1 - x*x would cancel near 1"),
-    _unary("arccos",     "-1/sqrt((1 - x)*(1 + x))",        OPEN_UNIT,  H,     "1 - x*x would cancel near 1"),
+    # 1 - x*x would cancel near 1; 1 - x and 1 + x would lose the sign of a zero imaginary part: the side of the cut.
+    _unary("arcsin",     "1/sqrt(-(x - 1)*(x - -1))",       OPEN_UNIT,  H,     "1 - x*x, see above"),
+    _unary("arccos",     "-1/sqrt(-(x - 1)*(x - -1))",      OPEN_UNIT,  H,     "1 - x*x, see above"),
     _unary("arctan",     "1/(1 + x*x)",                     ANY,        H),
     _unary("sinh",       "cosh(x)",                         ANY,        H),
     _unary("cosh",       "sinh(x)",                         ANY,        H),
