@@ -159,9 +159,17 @@ def partition_rule(a, kth, axis=-1, kind="introselect", order=None):
 @structural(np.unique, operands=("ar",))
 def unique_rule(ar, return_index=False, return_inverse=False, return_counts=False, axis=None, *, equal_nan=True,
                 sorted=True):
-    """Of equal entries the first carries the derivative."""
+    """Of equal entries the first carries the derivative; what is asked for besides the values carries none."""
     if return_index or return_inverse or return_counts or axis is not None:
-        refuse("np.unique", "more than the values of the flattened array", "ask np.unique of the plain values for it")
+        result = np.unique(ar, True, return_inverse, return_counts, axis, equal_nan=equal_nan)
+        index = result[1]
+        if not return_index:
+            result = result[0], *result[2:]
+        push, pull = flattened(ar, index, True, index.shape) if axis is None else taken(ar, index, axis, "raise", True)
+        if len(result) == 1:
+            return result[0], lambda k: (push, pull)
+        rest = [np.shape(whole) for whole in result[1:]]
+        return result, lambda k: ((lambda t: (push(t), *map(np.zeros, rest))), (lambda g: pull(g[0])))
     # Before version 2.3 NumPy always sorted.
     result = np.unique(ar, equal_nan=equal_nan, **({} if sorted else {"sorted": False}))
     first = np.unique(ar, return_index=True, equal_nan=equal_nan)[1]
