@@ -12,6 +12,7 @@ Thread safety: the current call is thread-local; libraries are caught under the 
 once each.
 """
 import importlib.machinery
+import itertools
 import math
 import sys
 import types
@@ -66,11 +67,11 @@ def _arange(original, *args, **kwargs):
 
 
 @_creator
-def _fromiter(original, iter, dtype, *args, **kwargs):
-    items = list(iter)
-    if holds_tracked(items):
+def _fromiter(original, iter, dtype, count=-1, **kwargs):
+    items = list(iter if count < 0 else itertools.islice(iter, count))
+    if holds_tracked(items) and len(items) >= count:
         return stack_nested(items, np.dtype(dtype))
-    return track(original(items, dtype, *args, **kwargs))
+    return track(original(items, dtype, count, **kwargs))
 
 
 @_creator
@@ -92,6 +93,9 @@ def _converted(original, obj, dtype, copy, order, ndmin=0, **kwargs):
             out = out.copy(order="K" if order is None else order)
     elif isinstance(obj, (list, tuple)) and holds_tracked(obj):
         out = stack_nested(obj, dtype)
+    elif hasattr(type(obj), "__array__") and not isinstance(obj, (np.ndarray, np.generic)):
+        out = obj.__array__()
+        return _converted(original, out, dtype, copy, order, ndmin) if is_tracked_value(out) else None
     else:
         return None
     return out[(None,) * (ndmin - out.ndim)] if ndmin > out.ndim else out
@@ -103,7 +107,8 @@ def _array(original, obj, dtype=None, *, copy=True, order="K", ndmin=0, **kwargs
     if out is not None:
         return out
     out = original(obj, dtype, copy=copy, order=order, ndmin=ndmin, **kwargs)
-    return out if out is obj else track(out)
+    # NumPy asks for subclasses where it makes views of arrays (np.broadcast_to): those keep their type.
+    return out if out is obj or kwargs.get("subok") and not copy else track(out)
 
 
 def _as_array(original, a, dtype=None, order=None, **kwargs):

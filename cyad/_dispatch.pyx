@@ -24,7 +24,7 @@ import numpy as np
 
 from cyad._tracked import register_dispatch, stack_nested
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
-from cyad.rules import registry
+from cyad.rules import classification, registry
 from cyad.rules._kernels import rows_by_name
 
 cdef extern from "Python.h":
@@ -71,10 +71,13 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
         kwargs = dict(kwargs, out=out)
     if out is not None and type(out) is not tuple:
         out = (out,)
+    if out is not None and out[0] is Ellipsis:
+        # NumPy: the result as an array, also where it would be a number.
+        return as_array(apply_ufunc(ufunc, "__call__", inputs, {k: v for k, v in kwargs.items() if k != "out"}))
     if out is not None and any([o is not None for o in out]):
         return _ufunc_into(ufunc, inputs, kwargs, out)
     row = lookup(ufunc)
-    if row is None:
+    if row is None or row.nin > 2:
         rule = registry.lookup(ufunc)
         if rule is MATMUL_RULE and rule is not None and not kwargs:
             fast = fast_product(inputs[0], inputs[1])
@@ -83,9 +86,12 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
         if rule is not None:
             kwargs = {k: v for k, v in kwargs.items() if k != "out"}
             return structural(rule, ufunc, inputs, kwargs)
-        if not any([is_active_anywhere(v) for v in inputs]):
+        if registry.is_zero(ufunc) or not any([is_active_anywhere(v) for v in inputs]):
             ctx = context_among(inputs)
             return wrap_inactive(ctx, run_primal(ctx, ufunc, tuple([primal_at(ctx, v) for v in inputs]), kwargs))
+        reason = classification.reason_of(ufunc)
+        if reason is not None:
+            raise MissingRuleError(f"{ufunc.__name__} of an active value: {reason}")
         raise MissingRuleError(
             f"no rule says what the derivative of {ufunc.__name__} is; register one (cyad.rules), "
             "or call it through cyad.inactive if none is wanted")
@@ -114,13 +120,21 @@ cdef object _ufunc_with_options(object ufunc, Row row, tuple inputs, dict kwargs
     if where is not True:
         raise ActivityError(f"{ufunc.__name__}(where=...) leaves the rest of a new array undefined; give out= as well")
     if target is not None:
-        target = np.dtype(target)
+        # NumPy's own code asks by the class of a dtype, which np.dtype would take for a Python object's.
+        target = target() if isinstance(target, type) and issubclass(target, np.dtype) else np.dtype(target)
         for v in inputs:
             if not np.can_cast(getattr(v, "dtype", type(v)), target, casting):
                 raise TypeError(f"{ufunc.__name__}: cannot cast {getattr(v, 'dtype', type(v))} to {target} "
                                 f"with casting={casting!r}")
         inputs = tuple([cast(v, target) for v in inputs])
     return apply_ufunc(ufunc, "__call__", inputs, {})
+
+
+cdef object as_array(object value):
+    """A number as an array without axes."""
+    if isinstance(value, np.ndarray):
+        return value
+    return stack_nested([value], None)[0:1].reshape(()) if is_tracked(value) else np.asarray(value)
 
 
 cdef object cast(object value, object dtype):
@@ -132,12 +146,6 @@ cdef object _ufunc_into(object ufunc, tuple inputs, dict kwargs, tuple out):
     kwargs = {k: v for k, v in kwargs.items() if k != "out"}
     where = kwargs.pop("where", True)
     casting = kwargs.get("casting", "same_kind")
-    for target in out:
-        if target is not None and not is_array(target):
-            if any([is_active_anywhere(v) for v in inputs]):
-                raise ActiveStoreError(
-                    f"{ufunc.__name__}(out=...) would store active values into a plain array, which cannot carry their "
-                    "derivative; allocate it inside the differentiated function")
     if where is not True:
         # NumPy computes nothing where the mask is off; neither may we, or the plain run's silence turns into warnings.
         mask = np.broadcast_to(plain_value(where), np.broadcast_shapes(
@@ -155,6 +163,10 @@ cdef object _ufunc_into(object ufunc, tuple inputs, dict kwargs, tuple out):
         if target is None:
             returned.append(result)
             continue
+        if not is_array(target) and is_active_anywhere(result):
+            raise ActiveStoreError(
+                f"{ufunc.__name__}(out=...) would store active values into a plain array, which cannot carry their "
+                "derivative; allocate it inside the differentiated function")
         if not np.can_cast(getattr(result, "dtype", np.float64), target.dtype, casting):
             raise TypeError(f"Cannot cast ufunc '{ufunc.__name__}' output from {result.dtype} to {target.dtype} "
                             f"with casting rule '{casting}'")
@@ -316,9 +328,13 @@ cdef object dispatch_rule(object rule, object func, object args, dict kwargs):
         out = out[0]
     kwargs = {k: v for k, v in kwargs.items() if k != "out"}
     result = structural(rule, func, args, kwargs)
+    if out is Ellipsis:
+        return as_array(result)
     if not is_array(out):
-        raise ActiveStoreError(f"{_name_of(func)}(out=...) would store tracked values into a plain array; "
-                               "allocate it inside the differentiated function")
+        if is_active_anywhere(result):
+            raise ActiveStoreError(f"{_name_of(func)}(out=...) would store active values into a plain array; "
+                                   "allocate it inside the differentiated function")
+        result = plain_value(result)
     if np.shape(result) != np.shape(out):
         raise ValueError(f"output array of shape {np.shape(out)} does not match the result's {np.shape(result)}")
     out[...] = result
@@ -368,11 +384,15 @@ cdef object dispatch(object func, object args, object kwargs):
     rule = registry.lookup(func)
     if rule is not None:
         return dispatch_rule(rule, func, args, kwargs)
-    if registry.is_zero(func):
-        return func(*all_plain(args), **{k: all_plain(v) for k, v in kwargs.items()})
     implementation = getattr(func, "_implementation", None)
     ctx = context_among(leaves_of(args, kwargs))
     check_alive(ctx)
+    if registry.is_zero(func):
+        return wrap_inactive(ctx, run_primal(ctx, func, primals_of(ctx, args),
+                                             {k: primals_of(ctx, v) for k, v in kwargs.items()}))
+    reason = classification.reason_of(func) if implementation is not None else None
+    if reason is not None and any([is_active_anywhere(v) for v in leaves_of(args, kwargs)]):
+        raise MissingRuleError(f"np.{classification.name_of(func)} of an active value: {reason}")
     if implementation is None or isinstance(implementation, types.BuiltinFunctionType):
         if any([is_active_anywhere(v) for v in leaves_of(args, kwargs)]):
             raise MissingRuleError(
@@ -402,9 +422,19 @@ def special(*functions):
 
 @special(np.broadcast_to)
 def _broadcast_to(array, shape, subok=False):
+    if isinstance(array, (list, tuple)):
+        array = stack_nested(array, None)
     if not is_array(array) or (<TrackedArray>array).boxed:
         array = stack_nested([array], None)[0:1].reshape(())
     return derived_view(array, np.broadcast_to, (shape,))
+
+
+@special(np.broadcast_arrays)
+def _broadcast_arrays(*args, subok=False):
+    args = [object_operand(a) if isinstance(a, (list, tuple)) and leaves_of(a, {}) else
+            as_array(a) if is_tracked(a) else np.array(a, copy=None) for a in args]
+    shape = np.broadcast_shapes(*[np.shape(a) for a in args])
+    return tuple([a if a.shape == shape else np.broadcast_to(a, shape) for a in args])
 
 
 @special(np.shape)
@@ -456,21 +486,31 @@ def _place(arr, mask, vals):
     _put(arr, where, vals[np.arange(where.size) % np.size(vals)] if np.size(vals) > 1 else vals[0])
 
 
+@special(np.put_along_axis)
+def _put_along_axis(arr, indices, values, axis):
+    if axis is not None:
+        return np.put_along_axis._implementation(arr, indices, values, axis)
+    # NumPy writes through `arr.flat` and relies on that being memory.
+    if np.ndim(indices) != 1:
+        raise ValueError("when axis=None, `indices` must have a single dimension.")
+    _put(arr, indices, np.broadcast_to(values, np.shape(indices)))
+
+
 @special(np.put)
 def _put(a, ind, v, mode="raise"):
     if not is_array(a):
         raise ActiveStoreError("np.put would store active values into a plain array; allocate it inside the "
                                "differentiated function")
-    ind = np.ravel(plain_value(ind))
+    ind = np.ravel(plain_value(ind)).astype(np.intp)
     if mode == "wrap":
         ind = ind % a.size
     elif mode == "clip":
         ind = np.clip(ind, 0, a.size - 1)
     if np.ndim(v):
         v = np.ravel(v)
-        if np.size(v) != ind.size:
-            v = v[np.arange(ind.size) % np.size(v)]
-    a[np.unravel_index(ind, a.shape)] = v
+        if np.size(v) > ind.size:
+            v = v[:ind.size]
+    a.flat[ind] = v
 
 
 @special(np.real)

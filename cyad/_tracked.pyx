@@ -592,8 +592,6 @@ cdef object general_elementwise(Context ctx, Row row, object x, object y):
     cdef list operands = [], pushes = [], pulls = [], reads = []
     cdef int k
     cdef object xp, yp = None, out
-    if row.refusal is not None:
-        raise MissingRuleError(f"{row.name} of an active value: {row.refusal}")
     x = object_operand(x)
     xp = primal_at(ctx, x)
     if row.nin == 2:
@@ -616,6 +614,8 @@ cdef object general_elementwise(Context ctx, Row row, object x, object y):
     for k in range(row.nin):
         operand = y if k else x
         if ctx.is_active(operand):
+            if row.partials[k] is None:
+                raise MissingRuleError(f"{row.name} of an active value: {row.refusal}")
             push, pull = partial_maps(row, k, xp, yp, out, shape, strong)
             operands.append(operand)
             pushes.append(push)
@@ -912,7 +912,15 @@ cdef class TrackedArray:
 
     @shape.setter
     def shape(self, value):
-        raise ADError("the shape of a tracked array cannot be assigned; use x = x.reshape(...)")
+        cdef TrackedArray other
+        owner = self.place.buf.owner
+        if self.boxed or self.arr is owner or (type(owner) is list and any([self.arr is a for a in owner])):
+            raise ADError("the shape of an argument cannot be assigned; use x = x.reshape(...)")
+        other = derived_view(self, _reshape, (value, "C"))
+        if other.place.buf is not self.place.buf:
+            raise AttributeError("Incompatible shape for in-place modification. Use `.reshape()` to make a copy with the "
+                                 "desired shape.")
+        self.arr, self.prim, self.place = other.arr, other.prim, other.place
 
     @property
     def ndim(self):
@@ -1412,22 +1420,43 @@ class Flat:
         return iter(self.array.reshape(-1))
 
     def _key(self, key):
-        return np.unravel_index(np.arange(self.array.size)[key], self.array.shape)
+        """The index of the array for one of the flat sequence; work in proportion to what is picked."""
+        size, shape = self.array.size, self.array.shape
+        if type(key) is tuple and len(key) == 1:
+            key = key[0]
+        key = plain_value(key)
+        if key is Ellipsis:
+            key = slice(None)
+        if isinstance(key, slice):
+            return np.unravel_index(np.arange(*key.indices(size)), shape)
+        if isinstance(key, (int, np.integer)) and not isinstance(key, (bool, np.bool_)):
+            if not -size <= key < size:
+                raise IndexError(f"index {key} is out of bounds for axis 0 with size {size}")
+            return tuple([int(i) for i in np.unravel_index(int(key) % size, shape)])
+        key = np.asarray(key, None if np.size(key) else np.intp)
+        if key.dtype == bool:
+            if key.shape != (size,):
+                raise IndexError(f"a mask of shape {key.shape} does not match the {size} elements of x.flat")
+            key = np.flatnonzero(key)
+        if key.dtype.kind not in "iu":
+            raise IndexError("unsupported iterator index")
+        bad = key[(key < -size) | (key >= size)]
+        if bad.size:
+            raise IndexError(f"index {bad.flat[0]} is out of bounds for axis 0 with size {size}")
+        return np.unravel_index(np.where(key < 0, key + size, key), shape)
 
     def __getitem__(self, key):
-        if isinstance(key, (int, np.integer)):
-            return self.array[tuple([int(i) for i in self._key(key)])]
         return self.array[self._key(key)]
 
     def __setitem__(self, key, value):
-        if isinstance(key, (int, np.integer)):
-            self.array[tuple([int(i) for i in self._key(key)])] = value
-            return
         where = self._key(key)
-        count = where[0].size if where else 1
-        if np.ndim(value) and np.size(value) != count:
-            value = np.resize(value, count)
-        self.array[where] = np.reshape(value, where[0].shape) if np.ndim(value) else value
+        if where and isinstance(where[0], np.ndarray):
+            if np.ndim(value):
+                # NumPy repeats what is too short and leaves out what is too much.
+                value = np.reshape(np.resize(value, where[0].size), where[0].shape)
+        elif np.ndim(value):
+            value = np.ravel(value)[0]
+        self.array[where] = value
 
     def copy(self):
         return self.array.flatten()
