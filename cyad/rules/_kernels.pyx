@@ -92,19 +92,34 @@ cdef Row _make(int op, rule):
     return row
 
 
+cdef extern from *:
+    """
+    /* The fields by name, from NumPy's header: which of them its .pxd declares differs between versions of NumPy. */
+    #define cyad_loop_count(u) (((PyUFuncObject *)(u))->ntypes)
+    #define cyad_operand_count(u) (((PyUFuncObject *)(u))->nargs)
+    #define cyad_type_numbers(u) (((PyUFuncObject *)(u))->types)
+    #define cyad_loop(u, i) ((void *)((PyUFuncObject *)(u))->functions[i])
+    #define cyad_loop_data(u, i) ((void *)((PyUFuncObject *)(u))->data[i])
+    """
+    int cyad_loop_count(object ufunc) noexcept
+    int cyad_operand_count(object ufunc) noexcept
+    const char* cyad_type_numbers(object ufunc) noexcept
+    void* cyad_loop(object ufunc, int i) noexcept
+    void* cyad_loop_data(object ufunc, int i) noexcept
+
+
 cdef bint _loops_of(object ufunc, cyad_ufunc *loops) except -1:
     """Takes the loops of `ufunc` for doubles and floats; whether there is one for doubles alone."""
-    cdef cnp.ufunc u = ufunc
-    cdef int i, j, f32, kind
+    cdef int i, j, f32, kind, nargs = cyad_operand_count(ufunc)
     for f32 in range(2):
         kind = NPY_FLOAT if f32 else NPY_DOUBLE
-        for i in range(u.ntypes):
-            for j in range(u.nargs):
-                if u.types[i * u.nargs + j] != kind:
+        for i in range(cyad_loop_count(ufunc)):
+            for j in range(nargs):
+                if cyad_type_numbers(ufunc)[i * nargs + j] != kind:
                     break
             else:    # of several loops of a type, NumPy takes the first
-                loops[f32].run = <void *>u.functions[i]
-                loops[f32].data = <void *>u.data[i]
+                loops[f32].run = cyad_loop(ufunc, i)
+                loops[f32].data = cyad_loop_data(ufunc, i)
                 break
     return loops[0].run != NULL
 
