@@ -224,7 +224,7 @@ cdef View view_of(Buffer buf, ndarray arr):
         else:
             high += reach
     v.size = size
-    v.overlaps = not v.contiguous and names_twice(v, PyArray_ITEMSIZE(arr))
+    v.overlaps = size != 0 and not v.contiguous and names_twice(v, PyArray_ITEMSIZE(arr))
     if size == 0:
         low = high = 0
     v.first = v.offset + low

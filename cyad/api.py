@@ -77,7 +77,7 @@ def _is_structured(annotation):
 
 
 def _leaf_annotations(name, mode, a):
-    """A structured argument as annotated leaves, the function that puts them together, and the leaves of its shadows."""
+    """A structured argument as annotated leaves, what puts them together again, and the leaves of its shadows."""
     leaves, rebuild = flatten(a.val)
     mixed = isinstance(a, (MixedDuplicated, BatchMixedDuplicated))
     shadows = [d.value if mixed else d for d in (a.dval if a.batched else (a.dval,))]
