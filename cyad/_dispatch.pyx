@@ -263,7 +263,7 @@ cdef object structural(object rule, object func, object args, dict kwargs):
     leaves = [leaf if is_tracked(leaf) else object_operand(leaf) for leaf in leaves]
     ctx = context_among(leaves)
     if ctx is None:
-        ctx = context_among(list(args) + list(kwargs.values()))
+        ctx = context_among(leaves_of(args, kwargs))
     check_alive(ctx)
     prims = [primal_at(ctx, leaf) for leaf in leaves]
     for k in range(len(leaves)):

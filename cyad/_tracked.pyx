@@ -535,8 +535,7 @@ cdef object apply(Row row, object x, object y):
     cdef Context ctx = context_of(x)
     if row.nin == 2:
         ctx = higher(ctx, context_of(y))
-    if not ctx.alive:
-        escaped(ctx)
+    check_alive(ctx)
     return ctx.elementwise(row, x, y)
 
 
@@ -773,15 +772,18 @@ cdef ndarray real_operand(Context ctx, object value, int* typenum):
 # ---- arrays from lists ----------------------------------------------------------------------------------------------
 
 def stack_nested(value, dtype):
-    """`np.array(value, dtype)` for nested lists in which some entries are tracked."""
+    """`np.array(value, dtype)` for nested lists in which some entries may be tracked; a plain array if none is."""
     cdef Context ctx = context_among(leaves_of((value,), {}))
     cdef PyObject* old
-    check_alive(ctx)
+    if ctx is not None:
+        check_alive(ctx)
     old = swap_current(NULL)
     try:
         skeleton = np.array(all_plain(value), dtype)
     finally:
         swap_current(old)
+    if ctx is None:
+        return skeleton
     if skeleton.dtype.kind not in "fc":
         if skeleton.dtype.hasobject or dtype is None:
             raise ActivityError(f"an array of {skeleton.dtype} cannot hold active values; lists must be rectangular "

@@ -332,3 +332,10 @@ def test_dual_arrays_by_hand_refuse_the_other_byte_order():
     swapped = V.astype(V.dtype.newbyteorder())
     with pytest.raises(ActivityError, match="byte-swapped"):
         cyad.DualArray(swapped, swapped.copy())
+
+
+def test_lists_of_plain_numbers_are_operands():
+    both(lambda x: np.sum(x * [1.0, 2.0, 3.0, 4.0, 5.0] + [2.0] * 5), V)
+    both(lambda x: np.sum([1, 2, 3, 4, 5] ** (x / 5)), V)
+    both(lambda x: np.sum(np.hypot([1.0, 2.0], x[1])), V)
+    both(lambda x: np.sum(x[1] * np.add([1.0, 2.0], x[0])), V)
