@@ -3,6 +3,7 @@
 An annotation says what part an argument plays: whether it has a derivative, and where that is kept.
 """
 import dataclasses
+import types
 
 import numpy as np
 
@@ -13,6 +14,7 @@ class Annotation:
     """Base of all annotations: ``val`` is the primal."""
 
     __slots__ = ("val",)
+    __class_getitem__ = classmethod(types.GenericAlias)  # activity.pyi is generic over the type of val
 
     def __init__(self, val):
         self.val = val
@@ -107,6 +109,7 @@ class Ref:
     """A place for the shadow of a value that is not one: ``ref.value`` is replaced by the derivative."""
 
     __slots__ = ("value",)
+    __class_getitem__ = classmethod(types.GenericAlias)
 
     def __init__(self, value):
         self.value = value
@@ -179,6 +182,7 @@ class Mode:
     width: int = 1
     strong_zero: bool = False
     runtime_activity: bool = False
+    __class_getitem__ = classmethod(types.GenericAlias)  # and over those of forward and primal
 
     def with_primal(self):
         """The same mode, returning the primal as well."""

@@ -1,0 +1,174 @@
+"""A user's script with everything public in it, which test_typing.py gives to a type checker and to the interpreter."""
+from typing import Any, Literal, assert_type
+
+import numpy
+from numpy.typing import NDArray
+
+import cyad
+import cyad.numpy as np
+from cyad.api import WithPrimal
+
+Array = NDArray[numpy.float64]
+
+
+def total(x: Array) -> float:
+    return float_of(numpy.sum(x * x))
+
+
+def float_of(x: float) -> float:
+    return x
+
+
+def scaled(x: Array, scale: float) -> float:
+    return scale * total(x)
+
+
+def weighted(a: float, x: Array, b: float) -> float:
+    return a * b * total(x)
+
+
+def write_square(y: Array, x: Array) -> None:
+    y[:] = x**2
+
+
+def double(x: Array) -> Array:
+    return 2.0 * x
+
+
+x: Array = numpy.array([1.0, 2.0])
+
+# ---- gradient: what comes back follows from the mode and the arguments
+
+assert_type(cyad.gradient(cyad.Reverse, total, x), tuple[Array])
+assert_type(cyad.gradient(cyad.Forward, total, x, chunk=1), tuple[Array])
+assert_type(cyad.gradient(cyad.Reverse, scaled, x, 3.0), tuple[Array, float])
+assert_type(cyad.gradient(cyad.Reverse, scaled, x, cyad.Const(3.0)), tuple[Array, None])
+assert_type(cyad.gradient(cyad.Forward, scaled, cyad.Const(x), 3.0), tuple[None, float])
+assert_type(cyad.gradient(cyad.Reverse, weighted, 1.0, x, 2.0), tuple[float, Array, float])
+da, dx, nothing = cyad.gradient(cyad.Reverse, weighted, 1.0, x, cyad.Const(2.0))
+(dx,) = cyad.gradient(cyad.Reverse, total, x, out=numpy.empty(2))
+(slope,) = cyad.gradient(cyad.Reverse, lambda t: t * t, 3.0)
+assert_type(slope, float)
+
+both = cyad.gradient(cyad.ReverseWithPrimal, total, x)
+assert_type(both, WithPrimal[tuple[Array], float])
+assert_type(both.derivs, tuple[Array])
+assert_type(both.val, float)
+(dx,), value = cyad.gradient(cyad.ForwardWithPrimal, total, x)
+assert_type(value, float)
+assert_type(cyad.gradient(cyad.ReverseWithPrimal, scaled, x, cyad.Const(3.0)).derivs, tuple[Array, None])
+
+
+def gradient_in(mode: cyad.Mode) -> Any:
+    return cyad.gradient(mode, total, x)
+
+
+assert len(gradient_in(cyad.Forward)) == 1
+
+# ---- modes
+
+assert_type(cyad.Reverse.with_primal(), cyad.Mode[Literal[False], Literal[True]])
+assert_type(cyad.gradient(cyad.Forward.with_primal(), total, x).val, float)
+assert_type(cyad.gradient(cyad.ReverseWithPrimal.no_primal(), total, x), tuple[Array])
+assert_type(cyad.gradient(cyad.Reverse.with_strong_zero().with_runtime_activity(), total, x), tuple[Array])
+modes: list[cyad.Mode] = [
+    cyad.Forward, cyad.ForwardWithPrimal, cyad.Reverse, cyad.ReverseWithPrimal, cyad.ReverseHolomorphic,
+    cyad.ReverseHolomorphicWithPrimal, cyad.ReverseSplitNoPrimal, cyad.ReverseSplitWithPrimal, cyad.Mode(True),
+]
+names: list[str] = [mode.name for mode in modes]
+widths: list[int] = [mode.width for mode in modes]
+flags: list[tuple[bool, bool, bool, bool]] = [
+    (mode.forward, mode.primal, mode.holomorphic, mode.is_split) for mode in modes]
+assert cyad.ReverseSplitNoPrimal.combined() == cyad.Reverse and cyad.Reverse.split(2).width == 2
+
+# ---- annotations and autodiff
+
+shadowed = cyad.Duplicated(x, numpy.zeros_like(x))
+assert_type(shadowed, cyad.Duplicated[Array])
+assert_type(shadowed.val, Array)
+assert_type(shadowed.dval, Array)
+target = cyad.Duplicated(numpy.zeros(2), numpy.ones(2))
+batch = cyad.BatchDuplicated(x, (numpy.ones(2), numpy.zeros(2)))
+assert_type(batch.dval[0], Array)
+
+((da, none),) = cyad.autodiff(cyad.Reverse, lambda a, x: a * total(x), cyad.Active, cyad.Active(3.0), shadowed)
+entries, value = cyad.autodiff(cyad.ReverseWithPrimal, scaled, cyad.Active, shadowed, cyad.Active(2.0))
+assert_type(entries, tuple[Any, ...])
+assert_type(value, float)
+assert_type(cyad.autodiff(cyad.Forward, write_square, cyad.Const, target, shadowed), tuple[()])
+assert_type(cyad.autodiff(cyad.ForwardWithPrimal, total, cyad.Const, shadowed), tuple[float])
+(derivative,) = cyad.autodiff(cyad.Forward, total, cyad.Duplicated, shadowed)
+tangent, result = cyad.autodiff(cyad.ForwardWithPrimal, double, cyad.DuplicatedNoNeed(x, numpy.ones(2)))
+assert_type(result, Array)
+((d1, d2),) = cyad.autodiff(cyad.Forward, cyad.Const(total), batch)
+((d1, d2),) = cyad.autodiff(cyad.Forward, total, cyad.BatchDuplicatedNoNeed(x, (numpy.ones(2), numpy.zeros(2))))
+cyad.autodiff(cyad.Reverse, scaled, cyad.Active, shadowed, scale=cyad.Const(2.0))
+
+place = cyad.Ref([0.0, numpy.zeros(2)])
+mixed = cyad.MixedDuplicated([2.0, x], place)
+lanes = cyad.BatchMixedDuplicated([2.0, x], (place, cyad.Ref([0.0, numpy.zeros(2)])))
+references: list[cyad.Ref[Any]] = [mixed.dval, *lanes.dval]
+annotated: cyad.Const[Array] = cyad.Const(x)
+
+# ---- carriers on their own
+
+dual = cyad.Dual(2.0, 1.0)
+assert_type(dual * 2.0 + 1.0, cyad.Dual)
+assert_type(1.0 / -dual, cyad.Dual)
+assert_type(dual.primal, float)
+assert float_of(dual) > 1.0
+slope = numpy.sin(dual).tangent
+pair: tuple[float, float] = cyad.Dual(2.0, (1.0, 0.0)).tangent
+
+tracked = cyad.DualArray(x, numpy.ones(2))
+assert_type(2.0 * tracked, cyad.DualArray)
+assert_type(tracked.reshape(2, 1).T, cyad.DualArray)
+assert_type(tracked.primal, NDArray[Any])
+assert total(tracked) == 5.0
+tracked *= 0.5
+tracked[0] = tracked[1]
+tangents: Array = tracked.tangent
+both_tangents: tuple[Array, Array] = cyad.DualArray(x, (numpy.ones(2), numpy.zeros(2))).tangent
+
+with cyad.Tape() as tape:
+    u = tape.variable(numpy.array([1.0, 2.0]))
+    s = tape.variable(3.0)
+    assert_type(u, cyad.AdjointArray)
+    assert_type(s, cyad.Adjoint)
+    assert_type(s**2, cyad.Adjoint)
+    assert_type(u + s, cyad.AdjointArray)
+    y = s * total(u)
+assert_type(tape.gradient(y, u), NDArray[Any])
+assert_type(tape.gradient(y, s), float)
+du, ds = tape.gradient(y, (u, s))
+assert len(tape) > 0 and tape.nbytes > 0
+
+# ---- NumPy by another name
+
+
+def through_scratch(x: NDArray[np.float64]) -> float:
+    work = np.zeros_like(x)
+    work[:] = np.exp(x)
+    return float_of(np.linalg.norm(work).item())
+
+
+assert_type(np.zeros(2).dtype, numpy.dtype[numpy.float64])
+assert_type(cyad.gradient(cyad.Reverse, through_scratch, x), tuple[Array])
+same: np.typing.NDArray[np.float64] = x
+
+# ---- errors
+
+
+def kind_of(error: cyad.ADError) -> str:
+    return type(error).__name__
+
+
+try:
+    cyad.Duplicated(x, numpy.zeros(3))
+except cyad.ActivityError as error:
+    assert isinstance(error, TypeError) and kind_of(error) == "ActivityError"
+kinds: list[type[cyad.ADError]] = [
+    cyad.ActiveStoreError, cyad.ActivityError, cyad.EscapedValueError, cyad.LockedArrayError, cyad.MissingRuleError,
+    cyad.TapeError,
+]
+modules = [cyad.rules]
