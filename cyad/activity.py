@@ -1,6 +1,9 @@
 """Annotations of arguments and modes of differentiation. No dependencies but NumPy.
 
-An annotation says what part an argument plays: whether it has a derivative, and where that is kept.
+An annotation says what part an argument plays: whether it has a derivative, and where that is kept. It holds on to
+what it was given, and copies nothing.
+
+Thread safety: modes are immutable. Calls in several threads at once need shadows of their own.
 """
 import dataclasses
 import types
@@ -24,13 +27,25 @@ class Annotation:
 
 
 class Const(Annotation):
-    """An argument (or return) without a derivative. Storing active values into a Const array is an ActiveStoreError."""
+    """An argument (or return) without a derivative. Storing active values into a Const array is an ActiveStoreError.
+
+    >>> from cyad import Active, Const, Reverse, autodiff
+    >>> autodiff(Reverse, lambda x, y: x * y, Active(2.0), Const(3.0))
+    ((3.0, None),)
+    """
 
     __slots__ = ()
 
 
 class Active(Annotation):
-    """A number whose derivative `autodiff` returns. Reverse mode only; arrays take Duplicated (ActivityError)."""
+    """A number whose derivative `autodiff` returns. Reverse mode only; arrays take Duplicated.
+
+    As the activity of a return: its adjoint is 1. Raises ActivityError for arrays, integers, and what is no number.
+
+    >>> from cyad import Active, Reverse, autodiff
+    >>> autodiff(Reverse, lambda x: x**3, Active, Active(2.0))
+    ((12.0,),)
+    """
 
     __slots__ = ()
 
@@ -63,7 +78,19 @@ class Duplicated(_Shadowed):
     on entry the adjoint of the value after the call, on exit that of the argument; what was not overwritten is added
     to.
 
+    Numbers are Duplicated in forward mode only; in reverse mode they are Active.
+
     Raises ActivityError where the shadow does not match, and for integers.
+
+    >>> import numpy as np
+    >>> from cyad import Duplicated, Forward, Reverse, autodiff
+    >>> autodiff(Forward, lambda x: x**3, Duplicated(2.0, 1.0))
+    (12.0,)
+    >>> x, dx = np.array([1.0, 2.0]), np.zeros(2)
+    >>> autodiff(Reverse, lambda x: np.sum(x**3), Duplicated(x, dx))
+    ((None,),)
+    >>> dx
+    array([ 3., 12.])
     """
 
     __slots__ = ()
@@ -93,7 +120,14 @@ class _Batch(_Shadowed):
 
 
 class BatchDuplicated(_Batch):
-    """An argument and W shadows: W derivatives in one call. All batches of a call have one width (ActivityError)."""
+    """An argument and a tuple of W shadows, each as in `Duplicated`: W derivatives in one call.
+
+    Raises ActivityError as Duplicated does, for an empty tuple, and where the widths within a call differ.
+
+    >>> from cyad import BatchDuplicated, Forward, autodiff
+    >>> autodiff(Forward, lambda x, y: x * y, BatchDuplicated(2.0, (1.0, 0.0)), BatchDuplicated(3.0, (0.0, 1.0)))
+    ((3.0, 2.0),)
+    """
 
     __slots__ = ()
 
@@ -173,7 +207,12 @@ def check_shadow(who, val, dval):
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """How to differentiate. Frozen and hashable; the module has one of each kind, and methods derive others."""
+    """How to differentiate. Frozen and hashable; the module has one of each kind, and methods derive others.
+
+    >>> from cyad import Reverse, ReverseWithPrimal
+    >>> Reverse.with_primal() == ReverseWithPrimal
+    True
+    """
 
     forward: bool
     primal: bool = False

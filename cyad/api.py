@@ -144,7 +144,8 @@ def autodiff(mode, f, *args, **kwargs):
 
     Forward returns ``(derivative,)``, or ``((d_1, ..., d_W),)`` for W lanes, ``()`` for a Const return;
     ForwardWithPrimal appends the primal. Reverse returns ``((d_1, d_2, ...),)`` with the derivative of each Active
-    argument (a tuple of W for W lanes) and None for all others; ReverseWithPrimal appends the primal.
+    argument (a tuple of W for W lanes) and None for all others; ReverseWithPrimal appends the primal. Derivatives have
+    the shapes and dtypes of what they belong to; those of Python floats and np.float64 are Python floats.
 
     Raises ActivityError where annotations, mode and values do not fit; ActiveStoreError where a derivative would be
     lost; MissingRuleError for functions without a rule. The user's own exceptions pass through unchanged. Any number of
@@ -153,6 +154,19 @@ def autodiff(mode, f, *args, **kwargs):
     >>> from cyad import Active, Reverse, autodiff
     >>> autodiff(Reverse, lambda x, y: x * y, Active(2.0), Active(3.0))
     ((3.0, 2.0),)
+
+    Where the caller owns the memory, the shadow is the caller's, too; here it holds the adjoint of y after the call:
+
+    >>> import numpy as np
+    >>> from cyad import Const, Duplicated
+    >>> def square(y, x):
+    ...     y[:] = x**2
+    >>> x, dx = np.array([3.0, 1.0]), np.zeros(2)
+    >>> y, dy = np.zeros(2), np.ones(2)
+    >>> autodiff(Reverse, square, Const, Duplicated(y, dy), Duplicated(x, dx))
+    ((None, None),)
+    >>> dx, dy
+    (array([6., 2.]), array([0., 0.]))
     """
     if not isinstance(mode, Mode):
         raise ActivityError(f"the first argument of autodiff is a mode (Forward, Reverse, ...), not {mode!r}")
@@ -185,12 +199,11 @@ def autodiff(mode, f, *args, **kwargs):
 
 
 def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
-    """The gradient of a real scalar function, one entry for each argument.
+    """The gradient of a real scalar function, one entry for each argument: g_k = df/dx_k.
 
-    An array argument gives an array of its shape and dtype, a float a float, a Const one (or anything that is no float)
-    None where it stands. In reverse mode one sweep whatever the number of inputs; in forward mode one call of `f` for
-    each `chunk` of inputs (8 by default). `f` works on the arguments themselves: what it overwrites is overwritten, as
-    in a plain call.
+    An array argument gives an array of its shape and dtype, a float a float, a Const one None where it stands. In
+    reverse mode one sweep whatever the number of inputs; in forward mode one call of `f` for each `chunk` of inputs (8
+    by default). `f` works on the arguments themselves: what it overwrites is overwritten, as in a plain call.
 
     ``out``: an array (or a tuple of them, one for each argument) that receives the gradient. ReverseWithPrimal and
     ForwardWithPrimal return ``(derivs, val)``. Keyword arguments are passed on and not differentiated.
@@ -202,6 +215,8 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
     >>> from cyad import Reverse, gradient
     >>> gradient(Reverse, lambda x: np.sum(x * x), np.array([1.0, 2.0]))
     (array([2., 4.]),)
+    >>> gradient(Reverse, lambda x, a: a * np.sum(x * x), np.array([1.0, 2.0]), 3.0)
+    (array([ 6., 12.]), 5.0)
     """
     if (mode is Reverse or mode is ReverseWithPrimal) and out is None and not kwargs:
         catch_libraries()
