@@ -56,6 +56,7 @@ cdef class Tape(Context):
     cdef int end_sweep(self) except -1
     cdef int close(self) except -1
     cdef int unlock(self) except -1
+    cdef int verify(self) except -1
     cdef int restore(self, uint32_t reached) except -1
     cdef int swap_element(self, Record* r, uint32_t op) except -1
     cdef char* element_shadow(self, uint32_t number, double* g) except? NULL

@@ -49,6 +49,8 @@ from cyad.rules._kernels cimport (
 )
 
 import math
+import os
+import zlib
 
 import numpy as np
 
@@ -97,6 +99,14 @@ cdef Row REMAINDER = rows_by_name["remainder"]
 cdef Row FLOOR_DIVIDE = rows_by_name["floor_divide"]
 
 cdef object add_reduce = np.add.reduce, np_add = np.add, np_multiply = np.multiply, np_matmul = np.matmul
+
+# CYAD_VERIFY=1 in the environment has captured arrays that are locked, not copied, compared by checksum before a sweep.
+cdef bint VERIFY = os.environ.get("CYAD_VERIFY", "0") not in ("", "0")
+
+
+cdef object checksum(object arr):
+    return zlib.crc32(own_copy(arr))
+
 
 cdef Py_ssize_t COPY_LIMIT = 1 << 20   # bytes: captured arrays up to this are copied, larger ones locked
 
@@ -1123,8 +1133,19 @@ cdef class Tape(Context):
             arr.setflags(write=False)
             if self.locked is None:
                 self.locked = []
-            self.locked.append(arr)
+            self.locked.append((arr, checksum(arr) if VERIFY else 0))
         return arr
+
+    cdef int verify(self) except -1:
+        """Whether locked arrays are what they were: a write through a view made earlier gets past the lock."""
+        if VERIFY and self.locked is not None:
+            for arr, before in self.locked:
+                if checksum(arr) != before:
+                    raise LockedArrayError(
+                        f"an array of shape {arr.shape} that {name_of(self.title)} captured was written during the call, through a "
+                        "view made earlier, after the tape had come to refer to it: its derivative would be wrong. "
+                        "Pass the array as an argument")
+        return 0
 
     def call(self, f, args, kwargs):
         """Runs the function under this tape: creation functions make its arrays, for this thread only."""
@@ -1583,6 +1604,7 @@ cdef class Tape(Context):
             raise TapeError("this tape has been closed; its memory is gone")
         if self.sweeping:
             raise TapeError("this tape is being swept already")
+        self.verify()
         free(self.adjoints)
         self.adjoints = <double*>calloc(<size_t>self.count * width + 1, sizeof(double))
         if self.adjoints is NULL:
@@ -1741,7 +1763,7 @@ cdef class Tape(Context):
 
     cdef int unlock(self) except -1:
         if self.locked is not None:
-            for arr in self.locked:
+            for arr, _ in self.locked:
                 arr.setflags(write=True)
             self.locked = None
         return 0

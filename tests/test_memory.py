@@ -4,6 +4,10 @@ Random programs (tests/fuzz) find what combinations of ordinary statements break
 meet. Every function is run by plain NumPy too, and its derivatives are compared with central differences or with
 numbers derived by hand.
 """
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
@@ -339,3 +343,22 @@ def test_lists_of_plain_numbers_are_operands():
     both(lambda x: np.sum([1, 2, 3, 4, 5] ** (x / 5)), V)
     both(lambda x: np.sum(np.hypot([1.0, 2.0], x[1])), V)
     both(lambda x: np.sum(x[1] * np.add([1.0, 2.0], x[0])), V)
+
+
+def test_checksums_catch_what_gets_past_a_lock():
+    script = """
+import numpy as np, cyad
+big = np.ones(200_000)
+earlier = big[:]
+def f(x):
+    s = np.sum(big * x)
+    earlier[0] = 5.0
+    return s
+try:
+    cyad.gradient(cyad.Reverse, f, np.ones(200_000))
+except cyad.LockedArrayError:
+    print("caught", big.flags.writeable)
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
+                         env=dict(os.environ, CYAD_VERIFY="1"))
+    assert out.stdout == "caught True\n"
