@@ -153,7 +153,21 @@ class Ref:
 
 
 class MixedDuplicated(Annotation):
-    """A structure of numbers and arrays with its shadow in a `Ref`. Reverse mode only."""
+    """A structure of numbers and arrays with its shadow, of the same structure, in a `Ref`. Reverse mode only.
+
+    Derivatives by arrays are added to the arrays of the shadow; as numbers cannot change in place, the shadow is
+    replaced by one that shares its arrays.
+
+    Raises ActivityError where the shadow is in no Ref.
+
+    >>> import numpy as np
+    >>> from cyad import MixedDuplicated, Ref, Reverse, autodiff
+    >>> shadow = Ref([0.0, np.zeros(2)])
+    >>> autodiff(Reverse, lambda p: p[0] * np.sum(p[1]), MixedDuplicated([2.0, np.array([1.0, 3.0])], shadow))
+    ((None,),)
+    >>> shadow.value
+    [4.0, array([2., 2.])]
+    """
 
     __slots__ = ("dval",)
     batched = False

@@ -201,9 +201,10 @@ def autodiff(mode, f, *args, **kwargs):
 def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
     """The gradient of a real scalar function, one entry for each argument: g_k = df/dx_k.
 
-    An array argument gives an array of its shape and dtype, a float a float, a Const one None where it stands. In
-    reverse mode one sweep whatever the number of inputs; in forward mode one call of `f` for each `chunk` of inputs (8
-    by default). `f` works on the arguments themselves: what it overwrites is overwritten, as in a plain call.
+    An array argument gives an array of its shape and dtype, a float a float, a Const one None where it stands, a
+    structure of these (list, dict, dataclass, ...) one like it. In reverse mode one sweep whatever the number of
+    inputs; in forward mode one call of `f` for each `chunk` of inputs (8 by default). `f` works on the arguments
+    themselves: what it overwrites is overwritten, as in a plain call.
 
     ``out``: an array (or a tuple of them, one for each argument) that receives the gradient. ReverseWithPrimal and
     ForwardWithPrimal return ``(derivs, val)``. Keyword arguments are passed on and not differentiated.
@@ -217,6 +218,8 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
     (array([2., 4.]),)
     >>> gradient(Reverse, lambda x, a: a * np.sum(x * x), np.array([1.0, 2.0]), 3.0)
     (array([ 6., 12.]), 5.0)
+    >>> gradient(Reverse, lambda p: p["scale"] * np.sum(p["w"] ** 2), {"scale": 3.0, "w": np.array([1.0, 2.0])})
+    ({'scale': 5.0, 'w': array([ 6., 12.])},)
     """
     if (mode is Reverse or mode is ReverseWithPrimal) and out is None and not kwargs:
         catch_libraries()

@@ -17,8 +17,9 @@ PUBLIC = {name: getattr(cyad, name) for name in cyad.__all__}
 CALLABLE = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing) or inspect.isroutine(thing)}
 
 # Variations on what the examples of their bases show, and what only cyad makes.
-WITHOUT_EXAMPLE = {"Adjoint", "AdjointArray", "BatchDuplicatedNoNeed", "BatchMixedDuplicated", "DuplicatedNoNeed",
-                   "MixedDuplicated", "Ref"}
+WITHOUT_EXAMPLE = {
+    "Adjoint", "AdjointArray", "BatchDuplicatedNoNeed", "BatchMixedDuplicated", "DuplicatedNoNeed", "Ref",
+}
 
 
 def examples_of(thing, name):

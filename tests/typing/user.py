@@ -47,6 +47,8 @@ assert_type(cyad.gradient(cyad.Forward, scaled, cyad.Const(x), 3.0), tuple[None,
 assert_type(cyad.gradient(cyad.Reverse, weighted, 1.0, x, 2.0), tuple[float, Array, float])
 da, dx, nothing = cyad.gradient(cyad.Reverse, weighted, 1.0, x, cyad.Const(2.0))
 (dx,) = cyad.gradient(cyad.Reverse, total, x, out=numpy.empty(2))
+(params,) = cyad.gradient(cyad.Reverse, lambda p: p[0] * total(p[1]), (2.0, x))
+assert_type(params, tuple[float, Array])
 (slope,) = cyad.gradient(cyad.Reverse, lambda t: t * t, 3.0)
 assert_type(slope, float)
 
@@ -107,6 +109,7 @@ cyad.autodiff(cyad.Reverse, scaled, cyad.Active, shadowed, scale=cyad.Const(2.0)
 place = cyad.Ref([0.0, numpy.zeros(2)])
 mixed = cyad.MixedDuplicated([2.0, x], place)
 lanes = cyad.BatchMixedDuplicated([2.0, x], (place, cyad.Ref([0.0, numpy.zeros(2)])))
+cyad.autodiff(cyad.Reverse, lambda p: p[0] * total(p[1]), cyad.Active, mixed)
 references: list[cyad.Ref[Any]] = [mixed.dval, *lanes.dval]
 annotated: cyad.Const[Array] = cyad.Const(x)
 
