@@ -1943,6 +1943,7 @@ def run_reverse(mode, f, returned, args, kwargs, list named, int width, bint bat
     cdef int lane
     cdef object result, primal, name, a
     cdef bint seeded
+    turn_shadows(mode, named)
     values, arguments = wrap_all(tape, named, width)
     positional, keywords = as_call(args, kwargs, named, values)
     try:
@@ -1964,6 +1965,8 @@ def run_reverse(mode, f, returned, args, kwargs, list named, int width, bint bat
             for (name, a), value in zip(named, values):
                 if isinstance(a, Active):
                     derivs = tuple([adjoint_value(tape, value, lane, a.val) for lane in range(width)])
+                    if mode.holomorphic:
+                        derivs = tuple([np.conjugate(d) for d in derivs])
                     entries.append(derivs if batched else derivs[0])
                 else:
                     entries.append(None)
@@ -1971,9 +1974,22 @@ def run_reverse(mode, f, returned, args, kwargs, list named, int width, bint bat
             tape.end_sweep()
         copy_shadows_back(arguments)
     finally:
+        turn_shadows(mode, named)
         tape.close()
     entries = tuple(entries)
     return (entries, primal) if mode.primal else (entries,)
+
+
+cdef int turn_shadows(object mode, list named) except -1:
+    """The complex derivative f' is the conjugate of what pullbacks give (df/dRe + i df/dIm): in holomorphic mode shadows are
+    conjugated before and after."""
+    if not mode.holomorphic:
+        return 0
+    for _, a in named:
+        for shadow in (a.dval if getattr(a, "batched", False) else (getattr(a, "dval", None),)):
+            if isinstance(shadow, np.ndarray) and np.iscomplexobj(shadow):
+                np.conjugate(shadow, out=shadow)
+    return 0
 
 
 cdef object adjoint_value(Tape tape, object value, int lane, object primal):

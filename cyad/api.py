@@ -221,13 +221,15 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
     >>> gradient(Reverse, lambda p: p["scale"] * np.sum(p["w"] ** 2), {"scale": 3.0, "w": np.array([1.0, 2.0])})
     ({'scale': 5.0, 'w': array([ 6., 12.])},)
     """
-    if (mode is Reverse or mode is ReverseWithPrimal) and out is None and not kwargs:
+    if (mode is Reverse or mode is ReverseWithPrimal) and out is None and not kwargs and callable(f):
         catch_libraries()
         done = plain_gradient(f, args)
         if done is not None:
             return WithPrimal(*done) if mode.primal else done[0]
-    if not isinstance(mode, Mode):
+    if not isinstance(mode, Mode) or mode.is_split:
         raise ActivityError(f"the first argument of gradient is a mode (Forward, Reverse, ...), not {mode!r}")
+    if not callable(f):
+        raise ActivityError(f"gradient needs a function to differentiate, not {type(f).__name__}")
     if any(not isinstance(a, Annotation) and is_structure(a) for a in args):
         return _structured_gradient(mode, f, args, chunk, out, kwargs)
     outs = _outs_of(out, args)
@@ -268,6 +270,12 @@ def _outs_of(out, args):
     outs = out if isinstance(out, tuple) else (out,)
     if len(outs) != len(args):
         raise ActivityError(f"out= has {len(outs)} entries for {len(args)} arguments")
+    for i, (o, a) in enumerate(zip(outs, args, strict=True)):
+        if o is not None and not (isinstance(a, np.ndarray) and isinstance(o, np.ndarray) and o.shape == a.shape
+                                  and o.dtype == a.dtype):
+            raise ActivityError(f"out= for argument {i + 1} must be an array of its shape and dtype, "
+                                f"{getattr(a, 'shape', 'a number')} of {getattr(a, 'dtype', type(a).__name__)}; got "
+                                f"{getattr(o, 'shape', type(o).__name__)} of {getattr(o, 'dtype', 'no dtype')}")
     return outs
 
 
@@ -315,6 +323,9 @@ def _forward_gradient(mode, f, args, kwargs, outs, chunk):
             sizes.append(0)
             continue
         _check_differentiable(a, i, f)
+        if np.iscomplexobj(a):
+            raise ActivityError(f"argument {i + 1} of {_name_of(f)} is complex: its gradient df/dRe + i df/dIm "
+                                "takes two directions; use Reverse, or autodiff in forward mode with a tangent for each")
         sizes.append(a.size if isinstance(a, np.ndarray) else 1)
     total = sum(sizes)
     chunk = max(1, min(8 if chunk is None else chunk, total))
