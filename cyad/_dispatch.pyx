@@ -12,7 +12,7 @@ from cyad._redirect cimport redirect_native, register_ufunc_handler, swap_curren
 from cyad._tracked cimport (
     Context, PushAll, TrackedArray, all_plain, apply, check_alive, check_conflict, context_among, context_of, derived_view,
     higher, is_active_anywhere, is_array, is_scalar, is_tracked, leaves_of, object_operand, partial_maps, plain_value, primal_at,
-    primals_of, run_primal, shares, wrap_inactive, wrap_new, wrap_view,
+    primals_of, run_primal, shares, within_64_bits, wrap_inactive, wrap_new, wrap_view,
 )
 from cyad.rules._kernels cimport Row, lookup
 
@@ -653,7 +653,7 @@ cdef object math_value(Row row, object x, object y, double value):
     check_alive(ctx)
     if row.refusal is not None:
         raise MissingRuleError(f"math.{row.name} of an active value: {row.refusal}")
-    xp, yp = primal_at(ctx, x), primal_at(ctx, y)
+    xp, yp = within_64_bits(primal_at(ctx, x)), within_64_bits(primal_at(ctx, y))
     if ctx.outer is not None:
         out = math_value(row, xp, yp, value) if is_tracked(xp) or is_tracked(yp) else value
     else:

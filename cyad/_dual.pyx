@@ -234,7 +234,7 @@ cdef class Dual:
     def __str__(self):
         return str(self.value)
 
-    def __format__(self, spec):
+    def __format__(self, str spec not None):
         return format(self.value, spec)
 
     def __reduce_ex__(self, protocol):

@@ -86,6 +86,7 @@ cdef Context context_of(object value)
 cdef int escaped(Context ctx) except -1
 cdef int check_alive(Context ctx) except -1
 cdef int check_storable(TrackedArray target) except -1
+cdef object within_64_bits(object value)
 cdef object primal_at(Context ctx, object value)
 cdef object plain_value(object value)
 cdef object wrap_new(Context ctx, ndarray arr)

@@ -592,10 +592,10 @@ cdef object general_elementwise(Context ctx, Row row, object x, object y):
     cdef int k
     cdef object xp, yp = None, out
     x = object_operand(x)
-    xp = primal_at(ctx, x)
+    xp = within_64_bits(primal_at(ctx, x))
     if row.nin == 2:
         y = object_operand(y)
-        yp = primal_at(ctx, y)
+        yp = within_64_bits(primal_at(ctx, y))
         if not row.zero:
             xp, yp = ctx.guard(xp), ctx.guard(yp)
         out = run_primal(ctx, row.ufunc, (xp, yp), {})
@@ -625,6 +625,11 @@ cdef object general_elementwise(Context ctx, Row row, object x, object y):
     if reads_mask & 2:
         reads.append(y)
     return ctx.link(out, operands, pushes, pulls, (reads, bool(reads_mask & 4)))
+
+
+cdef object within_64_bits(object value):
+    """With a larger int NumPy computes on Python objects, which its functions for partials do not take."""
+    return float(value) if type(value) is int and not -2**63 <= value < 2**63 else value
 
 
 cdef bint _object_dtype(object out):
@@ -991,7 +996,7 @@ cdef class TrackedArray:
     def __str__(self):
         return str(plain_value(self))
 
-    def __format__(self, spec):
+    def __format__(self, str spec not None):
         return format(plain_value(self), spec)
 
     def __bool__(self):
