@@ -43,6 +43,7 @@ cdef class Tape(Context):
     cdef bint outlives
     cdef bint sweeping
     cdef bint entered
+    cdef object quiet
 
     cdef int grow(self) except -1
     cdef int grow_constants(self) except -1
@@ -53,6 +54,7 @@ cdef class Tape(Context):
     cdef int give_shadow(self, Buffer buf, bint zero) except -1
     cdef int start_sweep(self, int width) except -1
     cdef int run_sweep(self) except -1
+    cdef int hush(self) except -1
     cdef int end_sweep(self) except -1
     cdef int close(self) except -1
     cdef int unlock(self) except -1

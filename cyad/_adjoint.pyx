@@ -42,6 +42,7 @@ from cyad._tracked cimport (
     is_array, is_float64, is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, real_operand, real_part,
     reduced_axes, register_types,
     scalar_attribute, scalar_fits, warn, wrap_box, wrap_new, wrap_over, write_primal,
+    modular, warn_operator,
 )
 from cyad.rules._kernels cimport (
     CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, copy_add,
@@ -49,6 +50,7 @@ from cyad.rules._kernels cimport (
 )
 
 import math
+import operator
 import os
 import zlib
 
@@ -162,13 +164,13 @@ cdef class Adjoint:
         if type(left) is str:
             raise ActiveStoreError("'%' formatting of an active value reads it as a float, which loses its derivative; "
                                    "use format() or an f-string")
-        return binary(REMAINDER, left, right)
+        return modular(REMAINDER, operator.mod, left, right)
 
     def __floordiv__(left, right):
-        return binary(FLOOR_DIVIDE, left, right)
+        return modular(FLOOR_DIVIDE, operator.floordiv, left, right)
 
     def __divmod__(left, right):
-        return binary(FLOOR_DIVIDE, left, right), binary(REMAINDER, left, right)
+        return modular(FLOOR_DIVIDE, operator.floordiv, left, right), modular(REMAINDER, operator.mod, left, right)
 
     def __matmul__(left, right):
         return np.matmul(left, right)
@@ -333,7 +335,7 @@ cdef inline object scalar_binary(Row row, int op, object left, object right):
         kind = other
     value = evaluate_scalar(op, x, y, kind)
     if not isfinite(value):
-        warn(row, x, y, kind)
+        warn_operator(row, x, y, kind)
     if a == NONE:
         if b == NONE:
             return new_adjoint(tape, NONE, value, kind)
@@ -697,6 +699,7 @@ cdef class Product(Node):
         cdef int lane
         if self.out is not None and self.out.buf.shadow is NULL:
             return 0
+        tape.hush()
         for lane in range(tape.width):
             if self.out is None:
                 g = np.float64(tape.adjoints[<size_t>self.slot * tape.width + lane])
@@ -755,6 +758,7 @@ cdef class Link(Node):
     cdef int pullback(self, Tape tape) except -1:
         cdef int lane, k
         cdef object g, c, operand
+        tape.hush()
         for lane in range(tape.width):
             gs = [adjoint_of(tape, out, lane) for out in self.outs]
             if all([g is None for g in gs]):
@@ -1709,8 +1713,19 @@ cdef class Tape(Context):
                 elif op != VARIABLE:
                     self.swap_element(r, op)
         finally:
+            if self.quiet is not None:
+                self.quiet.__exit__(None, None, None)
+                self.quiet = None
             self.restore(i)
             swap_current(old)
+        return 0
+
+    cdef int hush(self) except -1:
+        """For the rest of the sweep NumPy warns of nothing: the plain run knows no derivatives, and cannot warn of them."""
+        if self.quiet is None:
+            quiet = np.errstate(all="ignore")
+            quiet.__enter__()
+            self.quiet = quiet
         return 0
 
     cdef inline char* element_shadow(self, uint32_t number, double* g) except? NULL:

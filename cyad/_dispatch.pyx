@@ -10,14 +10,16 @@ from numpy cimport ndarray
 
 from cyad._redirect cimport redirect_native, register_ufunc_handler, swap_current
 from cyad._tracked cimport (
-    Context, PushAll, TrackedArray, all_plain, apply, check_alive, check_conflict, context_among, context_of, derived_view,
-    higher, is_active_anywhere, is_array, is_scalar, is_tracked, leaves_of, object_operand, partial_maps, plain_value, primal_at,
-    primals_of, run_primal, shares, within_64_bits, wrap_inactive, wrap_new, wrap_view,
+    Context, PushAll, TrackedArray, all_plain, apply, check_alive, check_conflict, context_among, context_of,
+    derived_view, higher, is_active_anywhere, is_array, is_basic, is_scalar, is_tracked, leaves_of, link_row,
+    object_operand, partial_maps, plain_key, plain_value, primal_at, primals_of, run_plain, run_primal, shares,
+    within_64_bits, wrap_inactive, wrap_new, wrap_view,
 )
 from cyad.rules._kernels cimport Row, lookup
 
 import functools
 import math
+import operator
 import types
 
 import numpy as np
@@ -33,26 +35,16 @@ cdef extern from "Python.h":
 
 # ---- ufuncs ----------------------------------------------------------------------------------------------------------
 
-cdef dict _MULTIPLE_OUTPUTS = {}
-
-
-def _modf(x):
-    whole = np.trunc(x)
-    return x - whole, whole
-
-
-def _divmod(x, y):
-    return np.floor_divide(x, y), np.remainder(x, y)
-
-
-def _frexp(x):
-    mantissa, exponent = np.frexp(plain_value(x))
-    return np.ldexp(x, -exponent), exponent
-
-
-_MULTIPLE_OUTPUTS[np.modf] = _modf
-_MULTIPLE_OUTPUTS[np.divmod] = _divmod
-_MULTIPLE_OUTPUTS[np.frexp] = _frexp
+cdef object multiple_outputs(object ufunc, Row row, object x, object y):
+    """A ufunc of several results: each follows the row that the table names for it."""
+    cdef Context ctx = context_among((x, y))
+    cdef Row follows
+    check_alive(ctx)
+    xp, yp = primal_at(ctx, x), primal_at(ctx, y)
+    if row.nin == 2:
+        xp, yp = ctx.guard(xp), ctx.guard(yp)
+    results = run_primal(ctx, ufunc, (xp, yp) if row.nin == 2 else (xp,), {})
+    return tuple([link_row(ctx, follows, x, y, xp, yp, out) for follows, out in zip(row.outputs, results)])
 
 
 cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
@@ -61,10 +53,9 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
     cdef object out = kwargs.get("out")
     if method == "at":
         return _ufunc_at(ufunc, *inputs)
-    if method == "reduce" and inputs and is_scalar(inputs[0]):
-        inputs = (stack_nested([inputs[0]], None)[0:1],) + inputs[1:]
     if method != "__call__":
         return _ufunc_method(ufunc, method, inputs, kwargs)
+    inputs = tuple([object_operand(v) if type(v) is list or type(v) is tuple and leaves_of(v, {}) else v for v in inputs])
     if len(inputs) > ufunc.nin:
         out = inputs[ufunc.nin:]
         inputs = inputs[:ufunc.nin]
@@ -77,6 +68,8 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
     if out is not None and any([o is not None for o in out]):
         return _ufunc_into(ufunc, inputs, kwargs, out)
     row = lookup(ufunc)
+    if kwargs and (row is not None or registry.lookup(ufunc) is not None):
+        return _ufunc_with_options(ufunc, inputs, kwargs)
     if row is None or row.nin > 2:
         rule = registry.lookup(ufunc)
         if rule is MATMUL_RULE and rule is not None and not kwargs:
@@ -84,7 +77,6 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
             if fast is not None:
                 return fast
         if rule is not None:
-            kwargs = {k: v for k, v in kwargs.items() if k != "out"}
             return structural(rule, ufunc, inputs, kwargs)
         if registry.is_zero(ufunc) or not any([is_active_anywhere(v) for v in inputs]):
             ctx = context_among(inputs)
@@ -95,39 +87,60 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
         raise MissingRuleError(
             f"no rule says what the derivative of {ufunc.__name__} is; register one (cyad.rules), "
             "or call it through cyad.inactive if none is wanted")
-    if kwargs:
-        return _ufunc_with_options(ufunc, row, inputs, kwargs)
-    if ufunc in _MULTIPLE_OUTPUTS:
-        return _MULTIPLE_OUTPUTS[ufunc](*inputs)
-    if row.nin == 2:
-        return apply(row, inputs[0], inputs[1])
-    if row.nin == 1:
-        return apply(row, inputs[0], None)
-    raise MissingRuleError(f"{ufunc.__name__} has {row.nin} operands; write it in terms of binary functions")
+    if len(inputs) != row.nin:
+        raise TypeError(f"{ufunc.__name__}() takes from {ufunc.nin} to {ufunc.nargs} positional arguments but "
+                        f"{len(inputs)} were given")
+    y = inputs[1] if row.nin == 2 else None
+    return apply(row, inputs[0], y) if row.nout == 1 else multiple_outputs(ufunc, row, inputs[0], y)
 
 
-cdef object _ufunc_with_options(object ufunc, Row row, tuple inputs, dict kwargs):
+cdef object _ufunc_with_options(object ufunc, tuple inputs, dict kwargs):
     """dtype=, casting=, where= and the like."""
     kwargs = dict(kwargs)
     kwargs.pop("out", None)
     where = kwargs.pop("where", True)
     target = kwargs.pop("dtype", None)
+    signature = kwargs.pop("signature", kwargs.pop("sig", None))
     casting = kwargs.pop("casting", "same_kind")
     kwargs.pop("order", None)
     kwargs.pop("subok", None)
-    if kwargs:
-        raise ActivityError(f"{ufunc.__name__} of a tracked value does not take {', '.join(kwargs)}")
     if where is not True:
-        raise ActivityError(f"{ufunc.__name__}(where=...) leaves the rest of a new array undefined; give out= as well")
+        # NumPy warns of this, too.
+        run_plain(functools.partial(ufunc, where=plain_value(where)), tuple([plain_value(v) for v in inputs]))
+        if not np.all(plain_value(where)):
+            raise ActivityError(f"{ufunc.__name__}(where=...) leaves the rest of a new array undefined; give out= as well")
+    if signature is not None:
+        types = signature.replace("->", "") if isinstance(signature, str) else signature
+        if isinstance(types, str) or len(types) != 1:
+            types = [None if t is None else dtype_of(t) for t in types] + [None] * (ufunc.nargs - len(types))
+            if all([t is None for t in types[:ufunc.nin]]):
+                target = types[ufunc.nin]
+            inputs = tuple([v if t is None else checked_cast(ufunc, v, t, casting) for v, t in zip(inputs, types)])
+        else:
+            target = types[0]
     if target is not None:
-        # NumPy's own code asks by the class of a dtype, which np.dtype would take for a Python object's.
-        target = target() if isinstance(target, type) and issubclass(target, np.dtype) else np.dtype(target)
-        for v in inputs:
-            if not np.can_cast(getattr(v, "dtype", type(v)), target, casting):
-                raise TypeError(f"{ufunc.__name__}: cannot cast {getattr(v, 'dtype', type(v))} to {target} "
-                                f"with casting={casting!r}")
-        inputs = tuple([cast(v, target) for v in inputs])
+        target = dtype_of(target)
+        inputs = tuple([checked_cast(ufunc, v, target, casting) for v in inputs])
+    rule = registry.lookup(ufunc)
+    if kwargs and rule is not None and set(kwargs) <= rule.parameters:
+        return structural(rule, ufunc, inputs, kwargs)
+    if kwargs:
+        raise MissingRuleError(f"{ufunc.__name__} of an active value has no derivative with {', '.join(kwargs)}=; move the "
+                               "axes of the operands before the call (np.moveaxis)")
     return apply_ufunc(ufunc, "__call__", inputs, {})
+
+
+cdef object dtype_of(object given):
+    """NumPy's own code asks by the class of a dtype, which np.dtype would take for a Python object's."""
+    return given() if isinstance(given, type) and issubclass(given, np.dtype) else np.dtype(given)
+
+
+cdef object checked_cast(object ufunc, object value, object dtype, object casting):
+    own = getattr(value, "dtype", None)
+    if own is not None and not np.can_cast(own, dtype, casting):
+        raise TypeError(f"Cannot cast ufunc '{ufunc.__name__}' input from {own!r} to {dtype!r} with casting rule "
+                        f"'{casting}'")
+    return cast(value, dtype)
 
 
 cdef object as_array(object value):
@@ -198,55 +211,131 @@ def _ufunc_at(ufunc, a, indices, *values):
     if ufunc is np.subtract:
         t.ctx.add_at(t, indices, -values[0] if is_tracked(values[0]) else np.negative(values[0]))
         return
-    positions = np.arange(t.arr.size).reshape(t.place.shape_tuple())[indices]
-    if np.unique(positions).size == np.size(positions):
+    indices = plain_key(indices)
+    if is_basic(indices):
         a[indices] = ufunc(a[indices], *values)
         return
-    flat = np.broadcast_to(values[0], np.shape(positions)).reshape(-1) if values else None
-    target = a.reshape(-1) if t.arr.flags.c_contiguous else a.flat
-    for i, p in enumerate(np.ravel(positions).tolist()):
-        target[p] = ufunc(target[p], flat[i]) if values else ufunc(target[p])
+    # Rounds in which no element comes twice: as many as the most frequent one has turns.
+    positions = positions_of(t.arr, indices)
+    turns = turns_of(positions.reshape(-1)).reshape(positions.shape)
+    value = np.broadcast_to(values[0], positions.shape) if values else None
+    for turn in range(turns.max(initial=-1) + 1):
+        chosen = turns == turn
+        where = np.unravel_index(positions[chosen], t.place.shape_tuple())
+        a[where] = ufunc(a[where], value[chosen]) if values else ufunc(a[where])
+
+
+cdef object positions_of(object arr, object indices):
+    """Where the elements that an index picks are, counted in C order; work in proportion to what is picked."""
+    cdef object key = indices if type(indices) is tuple else (indices,)
+    if len(key) == arr.ndim and all([type(k) is list or isinstance(k, (int, np.ndarray, np.integer)) for k in key]):
+        axes = run_plain(np.broadcast_arrays, tuple(key))
+        if all([k.dtype.kind in "iu" for k in axes]):
+            arr[indices]    # NumPy's error for an index out of bounds
+            return np.ravel_multi_index([np.where(k < 0, k + n, k) for k, n in zip(axes, arr.shape)], arr.shape)
+    return np.arange(arr.size).reshape(arr.shape)[indices]
+
+
+cdef object turns_of(object positions):
+    """For each entry, how often its value has come before."""
+    order = np.argsort(positions, kind="stable")
+    ordered = positions[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))) if ordered.size else ordered
+    turns = np.empty_like(positions)
+    turns[order] = np.arange(ordered.size) - np.repeat(starts, np.diff(np.append(starts, ordered.size)))
+    return turns
+
+
+cdef dict _METHOD_PARAMETERS = {
+    "reduce": ("axis", "dtype", "out", "keepdims", "initial", "where"),
+    "accumulate": ("axis", "dtype", "out"),
+    "reduceat": ("axis", "dtype", "out"),
+}
 
 
 cdef object _ufunc_method(object ufunc, object method, tuple inputs, dict kwargs):
     """reduce, accumulate, reduceat, outer."""
+    cdef Row row = lookup(ufunc)
+    cdef int lead = 2 if method == "reduceat" else 1
+    if method == "outer":
+        return _outer(ufunc, *inputs, **kwargs)
+    kwargs = dict(kwargs)
+    if "array" in kwargs:
+        inputs = (kwargs.pop("array"), *inputs)
+    if "indices" in kwargs:
+        inputs = (inputs[0], kwargs.pop("indices"), *inputs[1:])
+    kwargs.update(zip(_METHOD_PARAMETERS[method], inputs[lead:]))
+    inputs = (as_array(object_operand(inputs[0])), *inputs[1:lead])
+    if kwargs.get("dtype") is not None:
+        kwargs["dtype"] = dtype_of(kwargs["dtype"])
     rule = registry.lookup((ufunc, method))
     if rule is not None:
         return dispatch_rule(rule, ufunc, inputs, kwargs)
-    if method == "outer":
-        x, y = inputs
-        x = x[(...,) + (None,) * np.ndim(y)] if np.ndim(x) and np.ndim(y) else x
-        return ufunc(x, y, **kwargs)
-    if not any([is_active_anywhere(v) for v in inputs]):
-        ctx = context_among(inputs)
-        return wrap_inactive(ctx, run_primal(ctx, getattr(ufunc, method),
-                                             tuple([primal_at(ctx, v) for v in inputs]), kwargs))
-    if lookup(ufunc) is not None and (<Row>lookup(ufunc)).zero:
-        return getattr(ufunc, method)(*[plain_value(v) for v in inputs], **kwargs)
-    if method in ("reduce", "accumulate") and lookup(ufunc) is not None and not kwargs.get("out"):
-        return _fold(ufunc, method, *inputs, **kwargs)
-    raise MissingRuleError(f"no rule says what the derivative of {ufunc.__name__}.{method} is; "
-                           "write the loop out, or register a rule (cyad.rules)")
+    out = kwargs.pop("out", None)
+    if out is not None:
+        out = out[0] if type(out) is tuple else out
+        result = _ufunc_method(ufunc, method, inputs, kwargs)
+        return as_array(result) if out is Ellipsis else store_out(ufunc, result, out)
+    if not any([is_active_anywhere(v) for v in leaves_of(inputs, kwargs)]) or row is not None and row.zero:
+        ctx = context_among(leaves_of(inputs, kwargs))
+        return wrap_inactive(ctx, run_primal(ctx, getattr(ufunc, method), primals_of(ctx, inputs),
+                                             {k: primals_of(ctx, v) for k, v in kwargs.items()}))
+    if row is None or row.nin != 2 or row.nout != 1:
+        raise MissingRuleError(f"no rule says what the derivative of {ufunc.__name__}.{method} is; "
+                               "write the loop out, or register a rule (cyad.rules)")
+    # NumPy's own errors: axes, dtypes, and ufuncs that allow no other order.
+    getattr(ufunc, method)(*all_plain(inputs), **{k: all_plain(v) for k, v in kwargs.items()})
+    return _FOLDS[method](ufunc, *inputs, **kwargs)
 
 
-def _fold(ufunc, method, a, axis=0, dtype=None, out=None, keepdims=False, initial=None, where=True):
-    """reduce and accumulate of any binary ufunc that has a row, one slice after the other."""
-    if where is not True or axis is None and np.ndim(a) > 1 or isinstance(axis, tuple):
-        raise MissingRuleError(f"{ufunc.__name__}.{method} of an active array over several axes or with where=: "
-                               "reduce one axis at a time")
+def _outer(ufunc, x, y, **kwargs):
+    x, y = object_operand(x), object_operand(y)
+    if np.ndim(x) and np.ndim(y):
+        x = np.reshape(x, np.shape(x) + (1,) * np.ndim(y))
+    return ufunc(x, y, **kwargs)
+
+
+def _reduce(ufunc, a, axis=0, dtype=None, keepdims=False, initial=np._NoValue, where=True):
+    """Any binary ufunc that has a row, one slice after the other."""
     a = a if dtype is None else a.astype(dtype)
-    rows = np.moveaxis(a, axis or 0, 0)
-    if method == "accumulate":
-        done = [rows[0]]
-        for i in range(1, len(rows)):
-            done.append(ufunc(done[-1], rows[i]))
-        return np.moveaxis(np.stack(done), 0, axis or 0)
-    if len(rows) == 0 and initial is None:
-        return ufunc.reduce(plain_value(a), axis=axis, keepdims=keepdims)
-    total = initial
-    for i in range(len(rows)):
-        total = rows[i] if total is None else ufunc(total, rows[i])
-    return np.expand_dims(total, axis or 0) if keepdims else total
+    axes = tuple(range(a.ndim)) if axis is None else axis if type(axis) is tuple else (axis,)
+    axes = tuple([operator.index(k) % a.ndim for k in axes])
+    kept = [k for k in range(a.ndim) if k not in axes]
+    rows = np.transpose(a, (*axes, *kept)).reshape(-1, *[a.shape[k] for k in kept])
+    if initial is np._NoValue or initial is None:
+        initial = None if where is True else ufunc.identity
+    if where is not True:
+        where = np.transpose(np.broadcast_to(plain_value(where), a.shape), (*axes, *kept)).reshape(rows.shape)
+        total = np.full_like(rows[0], initial) if kept else initial
+        for i in range(len(rows)):
+            if kept:
+                ufunc(total, rows[i], out=total, where=where[i])
+            elif where[i]:
+                total = ufunc(total, rows[i])
+    else:
+        total = initial
+        for i in range(len(rows)):
+            total = rows[i] if total is None else ufunc(total, rows[i])
+    return np.expand_dims(total, axes) if keepdims else total
+
+
+def _accumulate(ufunc, a, axis=0, dtype=None):
+    rows = np.moveaxis(a if dtype is None else a.astype(dtype), axis, 0)
+    done = [rows[i] for i in range(min(len(rows), 1))]
+    for i in range(1, len(rows)):
+        done.append(ufunc(done[-1], rows[i]))
+    return np.moveaxis(np.stack(done), 0, axis) if done else a.copy()
+
+
+def _reduceat(ufunc, a, indices, axis=0, dtype=None):
+    """NumPy: from each index to the next, or the element there if the next is not larger."""
+    rows = np.moveaxis(a if dtype is None else a.astype(dtype), axis, 0)
+    indices = [int(i) for i in np.asarray(plain_value(indices))]
+    parts = [ufunc.reduce(rows[i:j]) if i < j else rows[i] for i, j in zip(indices, [*indices[1:], len(rows)])]
+    return np.moveaxis(np.stack(parts), 0, axis)
+
+
+cdef dict _FOLDS = {"reduce": _reduce, "accumulate": _accumulate, "reduceat": _reduceat}
 
 
 # ---- structural operations -------------------------------------------------------------------------------------------
@@ -320,16 +409,25 @@ cdef object _name_of(object func):
 cdef object dispatch_rule(object rule, object func, object args, dict kwargs):
     """A structural rule, with NumPy's out= on top."""
     out = kwargs.get("out")
-    if out is None:
-        if "out" in kwargs:
-            kwargs = {k: v for k, v in kwargs.items() if k != "out"}
-        return structural(rule, func, args, kwargs)
+    position = rule.out_position
+    if position is not None and position < len(args):
+        out = args[position]
+        args = (*args[:position], None, *args[position + 1:])
+    if "out" in kwargs:
+        kwargs = {k: v for k, v in kwargs.items() if k != "out"}
+    for name in kwargs:
+        if name not in rule.parameters:
+            raise MissingRuleError(f"the rule of {_name_of(func)} takes no {name}=")
     if type(out) is tuple:
         out = out[0]
-    kwargs = {k: v for k, v in kwargs.items() if k != "out"}
     result = structural(rule, func, args, kwargs)
-    if out is Ellipsis:
-        return as_array(result)
+    if out is None:
+        return result
+    return as_array(result) if out is Ellipsis else store_out(func, result, out)
+
+
+cdef object store_out(object func, object result, object out):
+    """Stores a result into the array that was given for it."""
     if not is_array(out):
         if is_active_anywhere(result):
             raise ActiveStoreError(f"{_name_of(func)}(out=...) would store active values into a plain array; "
@@ -337,6 +435,10 @@ cdef object dispatch_rule(object rule, object func, object args, dict kwargs):
         result = plain_value(result)
     if np.shape(result) != np.shape(out):
         raise ValueError(f"output array of shape {np.shape(out)} does not match the result's {np.shape(result)}")
+    dtype = getattr(result, "dtype", np.dtype(type(result)))
+    if not np.can_cast(dtype, out.dtype, "same_kind"):
+        raise TypeError(f"Cannot cast the result of {_name_of(func)} from {dtype!r} to {out.dtype!r} with casting rule "
+                        "'same_kind'")
     out[...] = result
     return out
 
@@ -611,9 +713,9 @@ cdef object ufunc_call(object ufunc, PyObject* const* args, size_t nargsf, objec
     if kwnames is None:
         row = lookup(ufunc)
         if row is not None and row.nin == n and row.nout == 1:
-            if n == 1:
+            if n == 1 and is_tracked(<object>args[0]):
                 return apply(row, <object>args[0], None)
-            if n == 2:
+            if n == 2 and (is_tracked(<object>args[0]) or is_tracked(<object>args[1])):
                 return apply(row, <object>args[0], <object>args[1])
     inputs = tuple([<object>args[i] for i in range(n)])
     kwargs = {} if kwnames is None else {key: <object>args[n + i] for i, key in enumerate(<tuple>kwnames)}
@@ -680,6 +782,11 @@ def _math_hypot(*coordinates):
     return abs(total)
 
 
+def _math_frexp(x):
+    mantissa, exponent = np.frexp(x)
+    return mantissa, int(exponent)
+
+
 def _math_remainder(x, y):
     return x - y * round(plain_value(x) / plain_value(y))
 
@@ -696,7 +803,7 @@ cdef dict _MATH_ROWS = {
 }
 cdef dict _MATH_COMPOSITES = {
     "log": _math_log, "hypot": _math_hypot, "remainder": _math_remainder,
-    "modf": lambda x: _modf(x), "frexp": lambda x: _frexp(x), "ldexp": lambda x, e: x * 2.0**e,
+    "modf": lambda x: np.modf(x), "frexp": lambda x: _math_frexp(x), "ldexp": lambda x, e: x * 2.0**e,
 }
 _MATH_STEPS = frozenset({"floor", "ceil", "trunc", "isnan", "isinf", "isfinite", "isclose", "ulp"})
 

@@ -31,6 +31,7 @@ from cyad._tracked cimport (
     dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, float_warning, general_elementwise, is_array, is_box, is_tracked,
     lane_of, number, own_copy, plain_value, power, primal_at, register_types, scalar_attribute, scalar_fits, warn, wrap_box,
     wrap_over, write_primal, context_of,
+    modular, warn_operator,
 )
 from cyad.rules._kernels cimport (
     CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, cyad_has_partials,
@@ -38,6 +39,7 @@ from cyad.rules._kernels cimport (
 )
 
 import math
+import operator
 
 import numpy as np
 
@@ -149,13 +151,13 @@ cdef class Dual:
         if type(left) is str:
             raise ActiveStoreError("'%' formatting of an active value reads it as a float, which loses its derivative; "
                                    "use format() or an f-string")
-        return binary(REMAINDER, left, right)
+        return modular(REMAINDER, operator.mod, left, right)
 
     def __floordiv__(left, right):
-        return binary(FLOOR_DIVIDE, left, right)
+        return modular(FLOOR_DIVIDE, operator.floordiv, left, right)
 
     def __divmod__(left, right):
-        return binary(FLOOR_DIVIDE, left, right), binary(REMAINDER, left, right)
+        return modular(FLOOR_DIVIDE, operator.floordiv, left, right), modular(REMAINDER, operator.mod, left, right)
 
     def __matmul__(left, right):
         return np.matmul(left, right)
@@ -362,7 +364,7 @@ cdef inline object scalar_binary(Row row, int op, object left, object right):
         kind = other
     value = evaluate_scalar(op, x, y, kind)
     if not isfinite(value):
-        warn(row, x, y, kind)
+        warn_operator(row, x, y, kind)
     if tx is NULL and ty is NULL:
         return new_dual(ctx, value, kind, 0)
     width = ctx.width
@@ -725,16 +727,18 @@ cdef class ForwardContext(Context):
             return self.result(out, None)
         old = swap_current(<PyObject*>self.outer if self.outer is not None else NULL)
         try:
-            for lane in range(self.width):
-                total = None
-                if type(pushes) is PushAll:
-                    total = (<PushAll>pushes).apply([tangent_of(operand, lane) for operand in operands])
-                else:
-                    for k in range(len(operands)):
-                        t = pushes[k](tangent_of(operands[k], lane))
-                        total = t if total is None else sum_of(total, t)
-                lanes.append(total)
-            return self.result(out, lanes)
+            # The plain run knows no derivatives, so it cannot warn of them.
+            with np.errstate(all="ignore"):
+                for lane in range(self.width):
+                    total = None
+                    if type(pushes) is PushAll:
+                        total = (<PushAll>pushes).apply([tangent_of(operand, lane) for operand in operands])
+                    else:
+                        for k in range(len(operands)):
+                            t = pushes[k](tangent_of(operands[k], lane))
+                            total = t if total is None else sum_of(total, t)
+                    lanes.append(total)
+                return self.result(out, lanes)
         finally:
             swap_current(old)
 

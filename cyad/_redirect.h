@@ -111,6 +111,30 @@ static inline int cyad_any_value_tracked(PyObject *dict)
     return 0;
 }
 
+/* Lists are arrays to NumPy: one that holds tracked numbers counts as tracked inside a call, at whatever depth. */
+CYAD_OUT_OF_LINE int cyad_holds_tracked(PyObject *list, int depth)
+{
+    PyObject **items = PySequence_Fast_ITEMS(list);
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(list); i++) {
+        if (cyad_is_tracked(items[i]))
+            return 1;
+        if (depth && (PyList_CheckExact(items[i]) || PyTuple_CheckExact(items[i]))
+            && cyad_holds_tracked(items[i], depth - 1))
+            return 1;
+    }
+    return 0;
+}
+
+static inline int cyad_any_list_tracked(PyObject *const *args, Py_ssize_t n)
+{
+    if (!cyad_context)
+        return 0;
+    for (Py_ssize_t i = 0; i < n; i++)
+        if ((PyList_CheckExact(args[i]) || PyTuple_CheckExact(args[i])) && cyad_holds_tracked(args[i], 8))
+            return 1;
+    return 0;
+}
+
 static inline Py_ssize_t cyad_length(PyObject *kwnames) { return kwnames ? PyTuple_GET_SIZE(kwnames) : 0; }
 
 
@@ -245,7 +269,8 @@ static inline PyObject *cyad_fastcall(cyad_slot *s, PyObject *self, PyObject *co
 static inline PyObject *cyad_fastcall_keywords(cyad_slot *s, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                                PyObject *kwnames)
 {
-    if (CYAD_IS_OPEN(s, cyad_any_tracked(args, nargs + cyad_length(kwnames)) || (self && cyad_is_tracked(self))))
+    if (CYAD_IS_OPEN(s, cyad_any_tracked(args, nargs + cyad_length(kwnames)) || (self && cyad_is_tracked(self))
+                            || cyad_any_list_tracked(args, nargs)))
         return cyad_open(s, self, args, nargs, kwnames);
     return CYAD_ORIGINAL(s, cyad_fast_keywords)(self, args, nargs, kwnames);
 }
@@ -253,7 +278,8 @@ static inline PyObject *cyad_fastcall_keywords(cyad_slot *s, PyObject *self, PyO
 static inline int cyad_scan_varargs(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     return cyad_any_tracked(((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args))
-        || cyad_any_value_tracked(kwargs) || (self && cyad_is_tracked(self));
+        || cyad_any_value_tracked(kwargs) || (self && cyad_is_tracked(self))
+        || cyad_any_list_tracked(((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args));
 }
 
 static inline PyObject *cyad_varargs(cyad_slot *s, PyObject *self, PyObject *args)
@@ -432,7 +458,8 @@ static cyad_handler cyad_ufunc_handler = NULL;
 static PyObject *cyad_ufunc_call(PyObject *ufunc, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     Py_ssize_t n = PyVectorcall_NARGS(nargsf) + cyad_length(kwnames);
-    if (CYAD_UNLIKELY(cyad_any_tracked(args, n)) && cyad_ufunc_handler)
+    if (CYAD_UNLIKELY(cyad_any_tracked(args, n) || cyad_any_list_tracked(args, PyVectorcall_NARGS(nargsf)))
+        && cyad_ufunc_handler)
         return cyad_ufunc_handler(ufunc, args, nargsf, kwnames ? kwnames : Py_None);
     return cyad_ufunc_original(ufunc, args, nargsf, kwnames);
 }

@@ -5,7 +5,8 @@ change an attribute of ``numpy``. But however it is named, it is one ``PyMethodD
 call. Its function pointer is replaced by a *trampoline* of the same calling convention, which asks a *gate*:
 
 - ``"context"``: is a context current in this thread? (creation functions)
-- ``"types"``: is an argument, a keyword's value or the receiver of a registered type, exactly? (``math``, ufuncs)
+- ``"types"``: is an argument, a keyword's value or the receiver of a registered type, exactly, or (inside a call) a list
+  that holds such? (``math``, ufuncs)
 
 Closed, the original gets the call as it came. Open, ``handler(original, *args, **kwargs)`` does; for a method the first
 of the arguments is the receiver; ``original`` always calls the original. Ufuncs have a pointer of their own in their

@@ -110,6 +110,10 @@ cdef tuple partial_maps(Row row, int k, object x, object y, object out, object s
 cdef object float_warning(Row row, object x, object y)
 cdef object apply(Row row, object x, object y)
 cdef object general_elementwise(Context ctx, Row row, object x, object y)
+cdef object link_row(Context ctx, Row row, object x, object y, object xp, object yp, object out)
+cdef bint is_basic(object key) noexcept
+cdef object plain_key(object key)
+cdef object run_plain(object function, tuple args)
 cdef object scalar_attribute(object value, str name)
 cdef object dispatch(object func, object args, object kwargs)
 cdef object object_operand(object value)
@@ -133,6 +137,8 @@ cdef class PushAll:
 
 cdef bint rare_number(object value, double* x, int* kind) except -1
 cdef object warn(Row row, double x, double y, int kind)
+cdef object warn_operator(Row row, double x, double y, int kind)
+cdef object modular(Row row, object function, object left, object right)
 cdef object below(Context ctx, object value)
 cdef int write_primal(Context ctx, object prim, object key, object value) except -1
 cdef bint scalar_fits(object value, int typenum) except -1

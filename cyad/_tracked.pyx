@@ -493,6 +493,30 @@ cdef object warn(Row row, double x, double y, int kind):
     return float_warning(row, scalar_type(x), scalar_type(y) if row.nin == 2 else None)
 
 
+cdef dict _OPERATORS = {
+    "add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv, "power": operator.pow,
+}
+
+
+cdef object warn_operator(Row row, double x, double y, int kind):
+    """The same for an operator, of which NumPy says so ("divide by zero encountered in scalar divide")."""
+    scalar_type = f32 if kind == SINGLE else f64
+    return _OPERATORS[row.name](scalar_type(x), scalar_type(y))
+
+
+cdef object modular(Row row, object function, object left, object right):
+    """`//` and `%` of numbers, with the warnings of NumPy's numbers where there may be some."""
+    cdef double x, y
+    cdef int kind
+    if not is_array(left) and not is_array(right):
+        a, b = plain_value(left), plain_value(right)
+        if as_number(a, &x, &kind) and as_number(b, &y, &kind) and (y == 0.0 or not isfinite(x) or not isfinite(y)):
+            function(np.float64(a) if type(a) is float else a, np.float64(b) if type(b) is float else b)
+            with np.errstate(all="ignore"):
+                return binary(row, left, right)
+    return binary(row, left, right)
+
+
 cdef bint rare_number(object value, double* x, int* kind) except -1:
     if is_float32(value):
         x[0] = float32_value(value)
@@ -588,8 +612,6 @@ def _copy(a):
 
 cdef object general_elementwise(Context ctx, Row row, object x, object y):
     """Any operands, by ordinary NumPy calls on their primals."""
-    cdef list operands = [], pushes = [], pulls = [], reads = []
-    cdef int k
     cdef object xp, yp = None, out
     x = object_operand(x)
     xp = within_64_bits(primal_at(ctx, x))
@@ -601,13 +623,18 @@ cdef object general_elementwise(Context ctx, Row row, object x, object y):
         out = run_primal(ctx, row.ufunc, (xp, yp), {})
     else:
         out = run_primal(ctx, row.ufunc, (xp,), {})
+    return link_row(ctx, row, x, y, xp, yp, out)
+
+
+cdef object link_row(Context ctx, Row row, object x, object y, object xp, object yp, object out):
+    """A result that follows a row of the table, given the operands and their primals."""
+    cdef list operands = [], pushes = [], pulls = [], reads = []
+    cdef int k
     if row.zero or not (ctx.is_active(x) or (row.nin == 2 and ctx.is_active(y))):
         return wrap_inactive(ctx, out)
-    if type(out) is not tuple and _object_dtype(out):
+    if _object_dtype(out):
         raise ActivityError(f"{row.name} met operands that make an array of objects; give arrays of floats")
     strong = row.strong or ctx.strong
-    if type(out) is tuple:
-        raise MissingRuleError(f"{row.name} has several results; its derivative is that of their formulas")
     shape = np.shape(out)
     reads_mask = 0
     for k in range(row.nin):
@@ -1102,7 +1129,7 @@ cdef class TrackedArray:
         return binary(REMAINDER, left, right)
 
     def __divmod__(left, right):
-        return binary(FLOOR_DIVIDE, left, right), binary(REMAINDER, left, right)
+        return np.divmod(left, right)
 
     def __pow__(left, right, modulus):
         if modulus is not None:

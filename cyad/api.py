@@ -325,7 +325,7 @@ def _forward_gradient(mode, f, args, kwargs, outs, chunk):
         _check_differentiable(a, i, f)
         if np.iscomplexobj(a):
             raise ActivityError(f"argument {i + 1} of {_name_of(f)} is complex: its gradient df/dRe + i df/dIm "
-                                "takes two directions; use Reverse, or autodiff in forward mode with a tangent for each")
+                                "takes two directions; use Reverse, or autodiff in forward mode, a tangent for each")
         sizes.append(a.size if isinstance(a, np.ndarray) else 1)
     total = sum(sizes)
     chunk = max(1, min(8 if chunk is None else chunk, total))

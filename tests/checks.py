@@ -163,7 +163,11 @@ def check(function, inputs, *, tolerance=1e-6, step=1e-5, strict=True):
     args = copies(inputs)
     annotated = [cyad.Duplicated(x, s) if isinstance(x, np.ndarray) else cyad.Active(x)
                  for x, s in zip(args, shadows, strict=True)]
-    entries, value = quietly(lambda: cyad.autodiff(cyad.ReverseWithPrimal, scalar, cyad.Active, *annotated))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        entries, _ = cyad.autodiff(cyad.ReverseWithPrimal, scalar, cyad.Active, *annotated)
+    if strict:
+        assert sorted({(w.category.__name__, str(w.message)) for w in caught}) == warned
     for a, b in zip(args, after, strict=True):
         same_kind(a, b, "an input after the reverse sweep")
     pulled = [s if e is None else e for e, s in zip(entries, shadows, strict=True)]

@@ -363,6 +363,8 @@ except cyad.LockedArrayError:
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
                          env=dict(os.environ, CYAD_VERIFY="1"))
     assert out.stdout == "caught True\n"
+
+
 def test_integers_beyond_64_bits():
     both(lambda x: np.log(np.power(10**30, x[0, ...]) + 2**70 * x[1] + (10**40) ** x[2]), V)
     both(lambda x: math.log(math.pow(10**30, x[0])) + np.maximum(x[1, ...], -10**30), V)

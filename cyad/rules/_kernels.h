@@ -173,13 +173,17 @@ static inline double cyad_evaluate_float(int op, double x, double y)
     return o;
 }
 
-/* The status that NumPy would turn into a warning: divide, overflow, invalid. */
+/* The status that NumPy may turn into a warning: divide, overflow, underflow, invalid. Loops that raise it by
+ * feraiseexcept set the word of the x87 unit, computations that of SSE. */
 static inline int cyad_status(void)
 {
 #ifdef CYAD_X86
-    return (_mm_getcsr() & (_MM_EXCEPT_INVALID | _MM_EXCEPT_DIV_ZERO | _MM_EXCEPT_OVERFLOW)) != 0;
+    unsigned short x87;
+    __asm__ volatile ("fnstsw %0" : "=am"(x87));
+    return ((_mm_getcsr() | x87) & (_MM_EXCEPT_INVALID | _MM_EXCEPT_DIV_ZERO | _MM_EXCEPT_OVERFLOW
+                                    | _MM_EXCEPT_UNDERFLOW)) != 0;
 #else
-    return fetestexcept(FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW) != 0;
+    return fetestexcept(FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW | FE_UNDERFLOW) != 0;
 #endif
 }
 
@@ -187,6 +191,7 @@ static inline void cyad_clear_status(void)
 {
 #ifdef CYAD_X86
     _mm_setcsr(_mm_getcsr() & ~(unsigned)_MM_EXCEPT_MASK);
+    __asm__ volatile ("fnclex");
 #else
     feclearexcept(FE_ALL_EXCEPT);
 #endif

@@ -45,8 +45,8 @@ class Structural:
     absent, or None, is one leaf None.
     """
 
-    __slots__ = ("_plan", "_reads", "_single", "fn", "func", "name", "operands", "out_position", "positions", "reads",
-                 "sequences")
+    __slots__ = ("_plan", "_reads", "_single", "fn", "func", "name", "operands", "out_position", "parameters",
+                 "positions", "reads", "sequences")
 
     def __init__(self, func, fn, operands, reads):
         self.func = func
@@ -54,9 +54,12 @@ class Structural:
         self.name = fn.__name__.removesuffix("_rule")
         self.sequences = frozenset(name[1:] for name in operands if name.startswith("*"))
         self.operands = tuple(name.removeprefix("*") for name in operands)
-        parameters = list(inspect.signature(fn).parameters)
+        signature = inspect.signature(fn).parameters
+        parameters = list(signature)
         self.positions = tuple(parameters.index(name) for name in self.operands)
-        self.out_position = parameters.index("out") if "out" in parameters else None
+        positional = "out" in signature and signature["out"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        self.out_position = parameters.index("out") if positional else None
+        self.parameters = frozenset(parameters)
         if isinstance(reads, dict):
             self._reads = {name: tuple(reads.get(name, ())) for name in self.operands}
         else:

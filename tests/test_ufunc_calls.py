@@ -1,0 +1,228 @@
+"""Ufuncs called in every way NumPy allows: out=, where=, dtype=, casting=, the methods, warnings and np.errstate."""
+import warnings
+
+import numpy as np
+import pytest
+from checks import check
+
+import cyad
+
+rng = np.random.default_rng(3)
+V, W, U = rng.uniform(0.3, 0.9, 4), rng.uniform(1.1, 2.0, 4), rng.uniform(0.4, 2.0, 3)
+A, B = rng.uniform(0.3, 2.0, (3, 4)), rng.uniform(0.5, 1.5, (3, 4))
+X, Y = np.float64(0.7), np.float64(1.9)
+MASK = A > 1.0
+F32 = A.astype(np.float32)
+
+
+def out(*shape, dtype=float):
+    """An array made inside the call, to be written."""
+    return np.full(shape, 0.25, dtype)
+
+
+def kept(function):
+    """Returns the out= array, and whether the call returned that very array."""
+    def run(*xs):
+        target = np.full((3, 4), 0.25)
+        result = function(*xs, target)
+        assert result is target
+        return target
+    return run
+
+
+BOTH = [getattr(np, name) for name in (
+    "add subtract multiply divide power float_power arctan2 hypot logaddexp logaddexp2 maximum minimum fmax fmin fmod "
+    "remainder copysign heaviside nextafter floor_divide").split()]
+ONE = [getattr(np, name) for name in "exp sqrt sin tanh square reciprocal absolute floor rint sign log cbrt".split()]
+
+CALLS = {
+    **{f"{f.__name__} out=": (kept(lambda x, y, t, f=f: f(x, y, out=t)), A, B) for f in BOTH},
+    **{f"{f.__name__} out positional": (kept(lambda x, t, f=f: f(x, t)), A) for f in ONE},
+    **{f"{f.__name__} where= and out=": (kept(lambda x, y, t, f=f: f(x, y, out=t, where=MASK)), A, V) for f in BOTH},
+    **{f"{f.__name__} in place": (lambda x, y, f=f: f(x, y, out=x), A, V) for f in BOTH},
+    "out= in a tuple": (kept(lambda x, y, t: np.add(x, y, out=(t,))), A, V),
+    "out=None": (lambda x: np.sin(x, out=None), A),
+    "out=...": (lambda x, y: np.multiply(x, y, out=...), X, Y),
+    "out= is both operands": (lambda x: np.multiply(x, x, out=x), A),
+    "out= overlaps an operand": (lambda x: np.add(x[1:], x[:-1], out=x[1:]), V),
+    "out= of a strided view": (lambda x, y: np.exp(y, out=x[:, ::2]), A, B[:, ::2].copy()),
+    "out= broadcasts": (lambda x, y: np.add(x, 1.0, out=y), V, A),
+    "out= in single precision": (lambda x: np.multiply(x, 2.0, out=out(3, 4, dtype=np.float32)), F32),
+    "out= of modf": (lambda x: np.modf(x, out=(out(3, 4), out(3, 4))), A),
+    "out= of modf, one": (lambda x: np.modf(x, out(3, 4), None), A),
+    "out= of divmod": (lambda x, y: np.divmod(x, y, out=(out(3, 4), out(3, 4))), A, V),
+    "out= of frexp": (lambda x: np.frexp(x, out=(out(3, 4), np.zeros((3, 4), np.intc))), A),
+    "out= a mask": (lambda x: x * np.less(x, 1.0, out=np.zeros((3, 4), bool)), A),
+    "out= a mask, where=": (lambda x: x * np.greater(x, 1.0, out=np.zeros((3, 4), bool), where=MASK), A),
+    "out= a plain array, of steps": (lambda x: x * np.isfinite(x, np.zeros((3, 4), bool)), A),
+    "floor into integers": (lambda x: x * np.floor(x, out=np.zeros((3, 4), int), casting="unsafe"), A),
+    "where= a list": (lambda x: np.add(x, 1.0, out=out(4), where=[True, False, True, True]), V),
+    "where= a truth value": (lambda x: np.add(x, 1.0, out=out(4), where=False), V),
+    "where= broadcasts": (lambda x: np.sqrt(x, out=out(3, 4), where=MASK[:1]), A),
+    "where= makes the result wider": (lambda x: np.sqrt(x, out=out(3, 4), where=MASK), V),
+    "where= keeps warnings away": (lambda x: np.log(x, out=out(4), where=x > 0), V * [1, -1, 1, -1]),
+    "where= all true, no out": (lambda x: np.exp(x, where=np.ones(4, bool)), V),
+    "where=True": (lambda x, y: np.add(x, y, where=True), A, B),
+    "where= in place": (lambda x: np.divide(x, 2.0, out=x, where=MASK), A),
+    "where= of a scalar": (lambda x: np.multiply(x, 3.0, out=out(), where=True), X),
+    "dtype=float": (lambda x: np.add(x, 1, dtype=float), A),
+    "dtype=float32": (lambda x: np.multiply(x, 3.0, dtype=np.float32), F32),
+    "dtype=float64 of float32": (lambda x: np.multiply(x, x, dtype=np.float64), F32),
+    "dtype=complex": (lambda x: np.multiply(x, 1j, dtype=complex), A),
+    "dtype= by class": (lambda x: np.sin(x, dtype=np.dtypes.Float64DType), A),
+    "dtype= by letter": (lambda x: np.sin(x, dtype="d"), A),
+    "signature=": (lambda x, y: np.add(x, y, signature="dd->d"), A, B),
+    "sig of types": (lambda x, y: np.add(x, y, signature=(None, None, np.float64)), A, B),
+    "casting=same_kind": (lambda x: np.add(x, x, casting="same_kind"), A),
+    "casting=no": (lambda x: np.add(x, x, casting="no"), A),
+    "order=F": (lambda x: np.add(x, x, order="F"), A),
+    "subok=False": (lambda x: np.add(x, x, subok=False), A),
+    "with a list": (lambda x: np.add(x, [1, 2, 3, 4]), A),
+    "with a list of active numbers": (lambda x, y: np.multiply([x, y, x], [1.0, 2.0, y]), X, Y),
+    "with an integer array": (lambda x: np.multiply(x, np.arange(4)), A),
+    "with a mask": (lambda x: np.multiply(x, MASK), A),
+    "with complex numbers": (lambda x: np.multiply(x, 1 + 2j), A),
+    "with float32": (lambda x: np.multiply(x, np.float32(1.5)), F32),
+    "with another precision": (lambda x, y: np.multiply(x, y), A, np.float64(1.5)),
+    # methods
+    **{f"{f}.reduce {kw}": (lambda x, f=getattr(np, f), kw=kw: f.reduce(x, **kw), A)
+       for f in "add multiply maximum minimum fmax fmin logaddexp".split()
+       for kw in ({}, {"axis": 1}, {"axis": None}, {"axis": (0, 1)}, {"axis": -1, "keepdims": True}, {"axis": ()})},
+    **{f"{f}.reduce {kw}": (lambda x, f=getattr(np, f), kw=kw: f.reduce(x, **kw), A)
+       for f in "subtract divide hypot logaddexp2 fmod copysign nextafter".split()
+       for kw in ({}, {"axis": 1}, {"axis": -1, "keepdims": True})},
+    # Along contiguous axes NumPy's vectorised loops for these do not go one by one, and return something else.
+    **{f"{f}.reduce": (lambda x, f=getattr(np, f): f.reduce(x), A) for f in "arctan2 power float_power".split()},
+    **{f"hypot.reduce {kw}": (lambda x, kw=kw: np.hypot.reduce(x, **kw), A)
+       for kw in ({"axis": None}, {"axis": (0, 1)}, {"axis": None, "keepdims": True})},
+    "hypot.reduce initial=": (lambda x: np.hypot.reduce(x, initial=2.0), A),
+    "hypot.reduce where=": (lambda x: np.hypot.reduce(x, axis=1, where=MASK), A),
+    "add.reduce initial=": (lambda x: np.add.reduce(x, initial=2.0), A),
+    "add.reduce where=": (lambda x: np.add.reduce(x, where=MASK), A),
+    "multiply.reduce initial= active": (lambda x, y: np.multiply.reduce(x, axis=1, initial=y), A, X),
+    "maximum.reduce initial= where=": (lambda x: np.maximum.reduce(x, initial=0.9, where=MASK), A),
+    "minimum.reduce where= initial=": (lambda x: np.minimum.reduce(x, axis=1, initial=9.0, where=MASK), A),
+    "add.reduce out=": (lambda x: np.add.reduce(x, out=out(4)), A),
+    "add.reduce out positional": (lambda x: np.add.reduce(x, 1, None, out(3)), A),
+    "add.reduce out=...": (lambda x: np.add.reduce(x, out=...), V),
+    "add.reduce dtype=": (lambda x: np.add.reduce(x, dtype=np.float64), F32),
+    "add.reduce of a scalar": (lambda x: np.add.reduce([x, x * x]), X),
+    "add.reduce of lists": (lambda x, y: np.add.reduce([[x, y], [y, 2.0]]), X, Y),
+    "add.reduce of nothing": (lambda x: np.add.reduce(x[:0]) + x, V),
+    "logical_and.reduce": (lambda x: x * np.logical_and.reduce(x > 0), A),
+    "add.reduce of steps": (lambda x: x * np.add.reduce(np.floor(x)), A),
+    **{f"{f}.accumulate {kw}": (lambda x, f=getattr(np, f), kw=kw: f.accumulate(x, **kw), A)
+       for f in "add multiply maximum minimum fmax fmin subtract divide hypot logaddexp".split()
+       for kw in ({}, {"axis": 1})},
+    "add.accumulate out=": (lambda x: np.add.accumulate(x, out=out(3, 4)), A),
+    "add.accumulate into itself": (lambda x: np.add.accumulate(x, out=x), V),
+    "multiply.accumulate dtype=": (lambda x: np.multiply.accumulate(x, dtype=np.float64), F32),
+    **{f"{f}.reduceat {kw}": (lambda x, f=getattr(np, f), kw=kw: f.reduceat(x, [0, 2, 1], **kw), A.T.copy())
+       for f in "add multiply maximum minimum hypot subtract".split() for kw in ({}, {"axis": 0})},
+    "add.reduceat axis": (lambda x: np.add.reduceat(x, [0, 3, 1], axis=1), A),
+    "multiply.reduceat axis": (lambda x: np.multiply.reduceat(x, [0, 3, 1, 1], axis=-1), A),
+    "add.reduceat out=": (lambda x: np.add.reduceat(x, [0, 2], out=out(2)), V),
+    **{f"{f}.outer": (lambda x, y, f=getattr(np, f): f.outer(x, y), A, U)
+       for f in "add subtract multiply divide power hypot maximum arctan2 less floor_divide".split()},
+    "multiply.outer of numbers": (lambda x, y: np.multiply.outer(x, y), V, X),
+    "multiply.outer of lists": (lambda x: np.multiply.outer([1.0, 2.0], x), V),
+    "multiply.outer of active lists": (lambda x: np.multiply.outer([x, 2.0], [x, x, 1.0]), X),
+    "multiply.outer out=": (lambda x, y: np.multiply.outer(x, y, out=out(4, 3)), V, U),
+    "multiply.outer plain": (lambda x: np.multiply.outer(np.arange(3), x), V),
+    "divmod.outer": (lambda x, y: np.divmod.outer(x, y), V, U),
+    **{f"{f}.at": (lambda x, y, f=getattr(np, f): f.at(x, [0, 2, 0], y), V, U)
+       for f in "add subtract multiply divide power maximum minimum hypot arctan2 logaddexp".split()},
+    **{f"{f}.at": (lambda x, f=getattr(np, f): f.at(x, [0, 2, 0]), V) for f in "negative sqrt exp square sin".split()},
+    "add.at one index": (lambda x, y: np.add.at(x, 1, y), V, X),
+    "multiply.at one index": (lambda x, y: np.multiply.at(x, 1, y), V, X),
+    "multiply.at a row": (lambda x, y: np.multiply.at(x, 1, y), A, V),
+    "multiply.at rows": (lambda x, y: np.multiply.at(x, [0, 2, 0], y), A, V),
+    "multiply.at two indices": (lambda x, y: np.multiply.at(x, ([0, 2, 0], [1, 1, 1]), y), A, U),
+    "multiply.at a slice": (lambda x, y: np.multiply.at(x, slice(1, 3), y), V, X),
+    "multiply.at a mask": (lambda x, y: np.multiply.at(x, V > 0.5, y), V, X),
+    "add.at mixed": (lambda x, y: np.add.at(x, (slice(None), [0, 0, 1]), y), A, U),
+    "add.at negative": (lambda x, y: np.add.at(x, [-1, 3, -1], y), V, U),
+    "multiply.at negative": (lambda x, y: np.multiply.at(x, [-1, 3, -1], y), V, U),
+    "multiply.at of a view": (lambda x, y: np.multiply.at(x.T[::2], ([0, 0], [1, 1]), y), A, U[:2]),
+    # generalised ufuncs
+    "matmul out=": (lambda x, y: np.matmul(x, y, out=out(3, 3)), A, A.T.copy()),
+    "matmul out positional": (lambda x, y: np.matmul(x, y, out(3, 3)), A, A.T.copy()),
+    "matmul dtype=": (lambda x: np.matmul(x, x.T, dtype=np.float64), F32),
+    "vecdot axis=": (lambda x, y: np.vecdot(x, y, axis=0), A, B),
+    "vecdot out=": (lambda x, y: np.vecdot(x, y, out=out(3)), A, B),
+    "vecdot keepdims=": (lambda x, y: np.vecdot(x, y, keepdims=True), A, V),
+    "@ of stacks": (lambda x, y: x @ y, rng.uniform(size=(2, 3, 4)), V),
+    "@=": (lambda x, y: x.__imatmul__(y), A[:, :3].copy(), B[:, :3].copy()),
+}
+if not hasattr(np, "vecdot"):
+    CALLS = {name: call for name, call in CALLS.items() if "vecdot" not in name}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_call(name):
+    function, *inputs = CALLS[name]
+    single = any(x.dtype == np.float32 for x in inputs)
+    check(function, inputs, tolerance=2e-3 if single else 1e-6, step=1e-2 if single else 1e-5)
+
+
+# ---- warnings and np.errstate ----------------------------------------------------------------------------------------
+
+ODD = np.array([0.0, -1.0, np.inf, np.nan, 800.0, 1.0])
+WARNING = {
+    "log": np.log, "sqrt": np.sqrt, "exp": np.exp, "reciprocal": np.reciprocal, "arcsin": np.arcsin,
+    "log1p": np.log1p, "arctanh": np.arctanh, "sinh": np.sinh, "square": lambda x: (x * 1e17) ** 2,
+    "power of six": lambda x: (x * 1e30) ** 6 * x**6, "sin": np.sin, "tan": np.tan, "divide": lambda x: 1.0 / x,
+    "divide by itself": lambda x: x / x, "power": lambda x: x**-1.5, "x**x": lambda x: x**x,
+    "remainder": lambda x: x % 0.0, "floor_divide": lambda x: x // 0.0, "fmod": lambda x: np.fmod(x, 0.0),
+    "divmod": lambda x: np.divmod(x, 0.0), "modf": np.modf, "frexp": np.frexp, "subtract": lambda x: x - x,
+    "multiply": lambda x: x * np.inf, "logaddexp": lambda x: np.logaddexp(x, x), "hypot": lambda x: np.hypot(x, 1e30),
+    "mean of nothing": lambda x: np.mean(x[x > 1e9][:0]), "nanmean": lambda x: np.nanmean(x * np.nan),
+    "maximum": lambda x: np.maximum(x, np.nan), "std": lambda x: np.std(x, ddof=9),
+    "float_power": lambda x: np.float_power(x, 0.5), "in place": lambda x: np.divide(x, 0.0, out=x),
+    "at": lambda x: np.log(x, out=x, where=x > -2), "underflow": lambda x: np.exp(x * -1.0),
+    "cumprod": lambda x: np.cumprod(x * 1e200), "power of ints": lambda x: x**3, "sum": lambda x: np.sum(x - x),
+    "dot": lambda x: np.dot(x, x[::-1]), "sinc": np.sinc, "arctan2": lambda x: np.arctan2(x, x),
+    "astype": lambda x: x.astype(np.float32) * 1e38, "round": lambda x: np.round(x),
+}
+
+
+def caught(function, *args, **policy):
+    """The warnings of a call, or the error that a policy makes of them."""
+    with warnings.catch_warnings(record=True) as met, np.errstate(**policy):
+        warnings.simplefilter("always")
+        try:
+            function(*args)
+        except FloatingPointError as error:
+            return f"FloatingPointError: {error}"
+    return sorted({(w.category.__name__, str(w.message)) for w in met})
+
+
+@pytest.mark.parametrize("name", WARNING)
+@pytest.mark.parametrize("policy", [{}, {"all": "ignore"}, {"all": "warn"}, {"all": "raise"}], ids=str)
+def test_warnings_are_those_of_the_plain_run(name, policy):
+    def each(x):
+        function(x)
+        return np.sum(x)
+
+    function = WARNING[name]
+    odd = [ODD.copy(), ODD[:1].copy(), ODD[4:].copy(), ODD.astype(np.float32)]
+    for x in odd:
+        plain = caught(each, x.copy(), **policy)
+        for run in (lambda x: cyad.autodiff(cyad.Forward, each, cyad.Duplicated(x, np.ones_like(x))),
+                    lambda x: cyad.autodiff(cyad.Reverse, each, cyad.Duplicated(x, np.zeros_like(x)))):
+            assert caught(run, x.copy(), **policy) == plain
+
+
+ON_NUMBERS = "log sqrt exp reciprocal arcsin log1p arctanh sinh square sin divide power x**x remainder multiply".split()
+
+
+@pytest.mark.parametrize("name", ON_NUMBERS)
+@pytest.mark.parametrize("policy", [{}, {"all": "ignore"}, {"all": "raise"}], ids=str)
+def test_warnings_on_numbers(name, policy):
+    function = WARNING[name]
+    for number in [float(x) for x in ODD] + list(ODD.astype(np.float32)):
+        plain = caught(function, type(number)(number) if type(number) is np.float32 else np.float64(number), **policy)
+        assert caught(lambda x: cyad.autodiff(cyad.Forward, function, cyad.Duplicated(x, type(x)(1.0))),
+                      number, **policy) == plain
+        assert caught(lambda x: cyad.autodiff(cyad.Reverse, function, cyad.Active, cyad.Active(x)),
+                      number, **policy) == plain
