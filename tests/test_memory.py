@@ -4,10 +4,10 @@ Random programs (tests/fuzz) find what combinations of ordinary statements break
 meet. Every function is run by plain NumPy too, and its derivatives are compared with central differences or with
 numbers derived by hand.
 """
+import math
 import os
 import subprocess
 import sys
-import math
 
 import numpy as np
 import pytest
