@@ -199,6 +199,8 @@ cdef object _ufunc_into(object ufunc, tuple inputs, dict kwargs, tuple out):
 
 def _ufunc_at(ufunc, a, indices, *values):
     """ufunc.at: unbuffered, so repeated indices count each time."""
+    if is_scalar(a):
+        raise TypeError("first operand must be array")
     if not is_array(a):
         if any([is_active_anywhere(v) for v in values]):
             raise ActiveStoreError(f"{ufunc.__name__}.at would store active values into a plain array; "
@@ -558,6 +560,8 @@ def _size(a, axis=None):
 
 @special(np.copyto)
 def _copyto(dst, src, casting="same_kind", where=True):
+    if is_scalar(dst):
+        raise TypeError("copyto() argument 1 must be numpy.ndarray, not numpy.float64")
     if not is_array(dst):
         if is_active_anywhere(src):
             raise ActiveStoreError("np.copyto would store active values into a plain array; allocate it inside the "

@@ -368,3 +368,273 @@ except cyad.LockedArrayError:
 def test_integers_beyond_64_bits():
     both(lambda x: np.log(np.power(10**30, x[0, ...]) + 2**70 * x[1] + (10**40) ** x[2]), V)
     both(lambda x: math.log(math.pow(10**30, x[0])) + np.maximum(x[1, ...], -10**30), V)
+
+
+# ---- what the tape refers to and the function overwrites ------------------------------------------------------------
+
+def refer_and_overwrite_by_element(x):
+    y = np.exp(x)           # exp reads its result again
+    z = x * y
+    for i in range(5):
+        x[i] = y[i - 1] * 2.0
+        y[i] = z[i] + x[i]
+    return x @ y + np.sum(z)
+
+
+def refer_and_overwrite_regions(x):
+    total = 0.0
+    for k in range(4):
+        y = np.sin(x) * x
+        x[k:] = y[:5 - k]
+        x[:k] *= y[:k]
+        x[::2] -= 0.1 * x[0]
+        total = total + np.sum(x * x)
+    return total
+
+
+def refer_and_overwrite_by_mask_and_list(x):
+    y = x * x
+    x[x > 2.5] = y[x > 2.5] * 0.1
+    z = np.tanh(x)
+    x[[0, 0, 3]] = z[[1, 2, 3]]
+    z[np.array([True, False, False, True, True])] *= x[0]
+    return x @ z + np.sum(np.cos(x) * y)
+
+
+def refer_and_overwrite_by_out(x):
+    y = np.empty(5)
+    np.multiply(x, x, out=y)
+    np.sin(y, out=y)
+    np.add(x, y, out=x)
+    np.exp(x[1:], out=y[:-1])
+    np.multiply(x, y, out=x, where=y > 1.0)
+    np.cumsum(x, out=y)
+    z = np.empty(5)
+    np.dot(np.outer(y, x), x, out=z)
+    x[...] = z
+    return np.sum(np.log(np.abs(x) + 1.0)) + y[4]
+
+
+def views_made_before_anything_is_active(x):
+    scratch = np.zeros((3, 5))
+    row, column, diagonal = scratch[1], scratch[:, 2], scratch.T[1:4].T
+    flat, back = scratch.reshape(-1), scratch[::-1, ::-1]
+    scratch[0] = x
+    row[...] = x * x
+    column += 1.0
+    flat[3::4] *= x[3]
+    back[0] = diagonal[0, 0] * row
+    return np.sum(scratch * W[:15].reshape(3, 5)) + row @ column[[0, 1, 2, 1, 0]] + np.sum(np.sin(flat))
+
+
+def diagonals_and_transposes(x):
+    a = np.zeros((5, 5))
+    a.flat[::6] = x
+    a[np.arange(4), np.arange(1, 5)] = x[:-1] * x[1:]
+    np.fill_diagonal(a[1:], x[2])
+    a.T[3] = np.diagonal(a) * 2.0
+    a += a.T
+    np.einsum("ii->i", a)[...] *= 0.5
+    return np.sum(a @ a * W[:25].reshape(5, 5))
+
+
+def constants_in_between(x):
+    y = x * x
+    x[1] = 3.0
+    y[2:4] = 7.0
+    x[[0, 4]] = 1.5
+    y[y > 24.0] = 0.0
+    return np.sum(x * y * W[:5])
+
+
+def zeroed_and_filled_again(x):
+    buffer = np.empty(5)
+    total = 0.0
+    for k in range(3):
+        buffer.fill(0.0)
+        buffer[k:] += x[k:] * x[k]
+        total += np.sum(buffer ** 3)
+        buffer[...] = x
+        x = buffer[::-1] * 1.1
+    return total
+
+
+def scalars_that_outlive_their_memory(x):
+    first, last = x[0], x[4]
+    x[...] = x * first
+    x[4] = last * x[0]
+    first *= x[0]
+    x[0] = first
+    x[1:3] = first
+    return np.prod(x) + first * last
+
+
+def swapped_names(x):
+    old, new = x, np.zeros(5)
+    for _ in range(3):
+        new[1:-1] = 0.5 * (old[:-2] + old[2:]) * old[1:-1]
+        new[0], new[-1] = old[-1], old[0]
+        old, new = new, old
+    return np.sum(old * W[:5]) + np.sum(new)
+
+
+@pytest.mark.parametrize("f", [
+    refer_and_overwrite_by_element, refer_and_overwrite_regions, refer_and_overwrite_by_mask_and_list,
+    refer_and_overwrite_by_out, views_made_before_anything_is_active, diagonals_and_transposes, constants_in_between,
+    zeroed_and_filled_again, scalars_that_outlive_their_memory, swapped_names,
+])
+@pytest.mark.parametrize("layout", [np.s_[:], np.s_[::-1]], ids=["forwards", "backwards"])
+def test_what_was_overwritten_comes_back(f, layout):
+    both(f, np.array([1.0, 0.4, 3.0, 0.7, 1.9])[layout])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+def test_what_was_overwritten_comes_back_in_other_dtypes(dtype):
+    def f(x):
+        y = np.exp(x)
+        x[1] = y[0]
+        x[[2, 3]] = y[[3, 2]] * x[1]
+        y[x.real > 0.5] *= 0.5
+        x[:2] *= y[3:]
+        return np.real(np.sum(x * x * y))
+    x = np.array([1.0, 0.4, 0.3, 0.7, 0.9])
+    got = cyad.gradient(Reverse, f, x.astype(dtype))[0]
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got.real, differences(f, [x], 0), rtol=2e-5 if dtype == np.float32 else 1e-7)
+    np.testing.assert_allclose(cyad.gradient(Forward, f, x.astype(dtype))[0].real, got.real, rtol=1e-5)
+
+
+# ---- captured and constant arrays -----------------------------------------------------------------------------------
+
+def test_small_captured_arrays_are_copied_when_referred_to():
+    captured = V.copy()
+
+    def f(x):
+        y = x * captured + captured[2] * x[0]
+        captured[...] = 100.0
+        captured[2] += 1.0
+        return np.sum(y * x)
+    got = cyad.gradient(Reverse, f, np.ones(5))[0]
+    np.testing.assert_array_equal(captured, [100.0, 100.0, 101.0, 100.0, 100.0])
+    want = 2.0 * V
+    want += 3.0
+    want[0] += 3.0 * 5
+    np.testing.assert_allclose(got, want)
+
+
+def test_large_captured_arrays_are_locked_for_the_length_of_the_call():
+    captured = np.ones((1 << 17) + 1)
+    window = captured[1:]
+
+    def writes(x, fail=False):
+        y = x * captured
+        assert not captured.flags.writeable
+        z = x[1:] * window
+        if fail:
+            raise KeyError("the function's own")
+        captured[0] = 2.0
+        return np.sum(y) + np.sum(z)
+
+    x = np.ones(captured.size)
+    with pytest.raises(cyad.LockedArrayError, match="writes wrote an array that it captured"):
+        cyad.gradient(Reverse, writes, x)
+    assert captured.flags.writeable and window.flags.writeable
+    with pytest.raises(KeyError):
+        cyad.gradient(Reverse, lambda x: writes(x, fail=True), x)
+    assert captured.flags.writeable and window.flags.writeable
+
+    def reads(x):
+        return np.sum(x * captured) + np.sum(x[1:] * window) + np.sum(x * captured)
+    np.testing.assert_allclose(cyad.gradient(Reverse, reads, x)[0][:3], [2.0, 3.0, 3.0])
+    assert captured.flags.writeable and window.flags.writeable
+    captured.setflags(write=False)
+    cyad.gradient(Reverse, reads, x)
+    assert not captured.flags.writeable and window.flags.writeable
+
+
+def test_constant_arguments_are_written_with_constants_and_read_again():
+    def f(x, c):
+        y = x * c
+        c[1:3] = 5.0
+        c[0] += 1.0
+        c *= 2.0
+        z = y * c
+        c.sort()
+        return np.sum(z) + c @ x
+    c = V.copy()
+    value = f(np.ones(5), V.copy())
+    d = np.zeros(5)
+    _, got = autodiff(ReverseWithPrimal, f, Active, Duplicated(np.ones(5), d), Const(c))
+    assert got == value
+    np.testing.assert_array_equal(c, [4.0, 8.0, 10.0, 10.0, 10.0])
+    np.testing.assert_allclose(d, [8.0, 28.0, 40.0, 42.0, 60.0])
+    with pytest.raises(cyad.ActiveStoreError, match="argument 2 of .*, which is Const"):
+        autodiff(Reverse, lambda x, c: c.__setitem__(0, x[0]), Duplicated(np.ones(5), d), Const(c))
+
+
+# ---- exceptions -----------------------------------------------------------------------------------------------------
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse], ids=["Forward", "Reverse"])
+def test_an_exception_leaves_arrays_as_the_function_left_them(mode):
+    def f(x, fail):
+        y = np.exp(x)
+        x[:2] = y[:2]
+        x[3] *= 2.0
+        if fail:
+            raise Stop
+        return np.sum(x * y)
+    returned = (Active,) if mode is Reverse else ()
+    x, d = V.copy(), np.ones(5)
+    with pytest.raises(Stop):
+        autodiff(mode, f, *returned, Duplicated(x, d), True)
+    np.testing.assert_array_equal(x, [np.exp(1.0), np.exp(2.0), 3.0, 8.0, 5.0])
+    np.testing.assert_allclose(d, np.ones(5) if mode is Reverse else [np.exp(1.0), np.exp(2.0), 1.0, 2.0, 1.0])
+    assert type(np.zeros(2)) is np.ndarray
+    first, second = np.zeros(5), np.zeros(5)
+    for shadow in (first, second):
+        autodiff(mode, f, *returned, Duplicated(V.copy(), shadow), False)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_an_exception_in_the_sweep_leaves_arrays_as_the_function_left_them():
+    """The factors of a singular matrix have no derivative, which only the sweep finds out."""
+    def f(x):
+        y = x * x
+        z = np.sum(np.linalg.qr(np.outer(y, y)[:2])[1])
+        x[0] = 7.0
+        x[1:3] = y[1:3]
+        return z * x[1]
+    x = V.copy()
+    x[...] = 0.5
+    with pytest.raises(np.linalg.LinAlgError):
+        cyad.gradient(Reverse, f, x)
+    np.testing.assert_array_equal(x, [7.0, 0.25, 0.25, 0.5, 0.5])
+
+
+def test_read_only_and_empty_arrays():
+    x = V.copy()
+    x.setflags(write=False)
+    both(lambda x: np.sum(x[1:] * x[:-1]), x)
+    for write in (lambda x: x.__setitem__(0, 1.0), lambda x: x.__iadd__(1.0), lambda x: np.add(x, x, out=x),
+                  lambda x: x[1:].__setitem__([0], x[0]), lambda x: x.sort(), lambda x: x.fill(0.0),
+                  lambda x: np.copyto(x, x[0]), lambda x: np.put(x, 0, 1.0), lambda x: x.flat.__setitem__(0, x[1])):
+        for mode, returned in ((Reverse, (Const,)), (Forward, (Const,))):
+            with pytest.raises(ValueError, match="read-only"):
+                autodiff(mode, write, *returned, Duplicated(x, np.zeros(5)))
+    np.testing.assert_array_equal(x, V)
+
+    def empty(x):
+        y = np.zeros((0, 3))
+        y[...] = x[:0, None] * 2.0
+        x[5:] = y.sum()
+        x[[]] += 1.0
+        x[x > 100.0] = x[0]
+        return np.sum(y) + x @ x + np.sum(x[2:2] ** 2) + np.concatenate([x[:0], x]) @ x
+    both(empty, V)
+    d = np.zeros((0, 4))
+    autodiff(Reverse, lambda a: np.sum(np.sin(a * a[:, :1])), Active, Duplicated(np.zeros((0, 4)), d))
+    autodiff(Forward, lambda a: np.sum(np.sin(a * a[:, :1])), Duplicated(np.zeros((0, 4)), d))
