@@ -317,22 +317,23 @@ def _reverse_gradient(mode, f, args, kwargs, outs):
 
 
 def _forward_gradient(mode, f, args, kwargs, outs, chunk):
+    """One call of f for each chunk of directions: one direction for a real entry, 1 and 1j for a complex one."""
     sizes = []
     for i, a in enumerate(args):
         if isinstance(a, Const):
             sizes.append(0)
             continue
         _check_differentiable(a, i, f)
-        if np.iscomplexobj(a):
-            raise ActivityError(f"argument {i + 1} of {_name_of(f)} is complex: its gradient df/dRe + i df/dIm "
-                                "takes two directions; use Reverse, or autodiff in forward mode, a tangent for each")
-        sizes.append(a.size if isinstance(a, np.ndarray) else 1)
+        sizes.append(np.size(a) * (2 if np.iscomplexobj(a) else 1))
     total = sum(sizes)
     chunk = max(1, min(8 if chunk is None else chunk, total))
     derivs = [None if isinstance(a, Const) else
-              (np.zeros(a.shape, a.dtype) if o is None else o) if isinstance(a, np.ndarray) else a
+              (np.zeros(a.shape, a.dtype) if o is None else o) if isinstance(a, np.ndarray) else a * 0
               for a, o in zip(args, outs, strict=True)]
     before = [a.copy() if isinstance(a, np.ndarray) else None for a in args]
+    for d in derivs:
+        if isinstance(d, np.ndarray):
+            d[...] = 0.0
     val, starts = None, range(0, max(total, 1), chunk)
     for first in starts:
         if first:
@@ -340,34 +341,31 @@ def _forward_gradient(mode, f, args, kwargs, outs, chunk):
                 if b is not None and a.flags.writeable:
                     a[...] = b
         width = max(1, min(chunk, total - first))
-        annotated, offset = [], 0
-        for a, size in zip(args, sizes, strict=True):
+        annotated, directions, offset = [], [], 0
+        for i, (a, size) in enumerate(zip(args, sizes, strict=True)):
             if isinstance(a, Const):
                 annotated.append(a)
                 continue
-            picked = range(max(first - offset, 0), min(first + width - offset, size))
-            if isinstance(a, np.ndarray):
-                lanes = np.zeros((width, *a.shape), a.dtype)
-                for k in picked:
-                    lanes[offset + k - first].flat[k] = 1.0
-                annotated.append(_lanes(a, tuple(lanes)))
-            else:
-                annotated.append(_lanes(a, tuple(float(lane == offset - first) for lane in range(width))))
+            ways = 2 if np.iscomplexobj(a) else 1
+            lanes = [np.zeros(np.shape(a), np.result_type(a)) for _ in range(width)]
+            for k in range(max(first - offset, 0), min(first + width - offset, size)):
+                seed = 1j if k % ways else 1.0
+                lanes[offset + k - first].flat[k // ways] = seed
+                directions.append((i, k // ways, offset + k - first, seed))
+            annotated.append(_lanes(a, tuple(lanes if isinstance(a, np.ndarray) else [lane[()] for lane in lanes])))
             offset += size
         keywords = {k: v if isinstance(v, Annotation) else Const(v) for k, v in kwargs.items()}
         named = _annotate(f, annotated, keywords)
         tangents, val = run_forward(mode.with_primal(), f, Duplicated, annotated, keywords, named, width, True)
-        if np.ndim(val):
-            raise ActivityError(f"gradient needs a scalar function; {_name_of(f)} returned an array of shape "
-                                f"{np.shape(val)}: use jacobian")
-        offset = 0
-        for i, (a, size) in enumerate(zip(args, sizes, strict=True)):
-            for k in range(max(first - offset, 0), min(first + width - offset, size)):
-                if isinstance(a, np.ndarray):
-                    derivs[i].flat[k] = tangents[offset + k - first]
-                else:
-                    derivs[i] = tangents[offset - first]
-            offset += size
+        if np.ndim(val) or np.iscomplexobj(val):
+            raise ActivityError(f"gradient needs a real scalar function; {_name_of(f)} returned "
+                                f"{f'an array of shape {np.shape(val)}' if np.ndim(val) else 'a complex number'}: "
+                                "use jacobian, or autodiff with a tangent of your own")
+        for i, k, lane, seed in directions:
+            if isinstance(args[i], np.ndarray):
+                derivs[i].flat[k] += tangents[lane] * seed
+            else:
+                derivs[i] += tangents[lane] * seed
     return tuple(derivs), val
 
 
