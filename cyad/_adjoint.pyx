@@ -128,6 +128,11 @@ cdef class Adjoint:
     __array_ufunc__ = None
     __array_priority__ = 1000.0
 
+    def __cinit__(self, *args, **kwargs):
+        # Also what code meets that converts by `type(x)(...)`: a number without a place on a tape has no derivative.
+        raise ActivityError("Adjoint(...) cannot make a value; Tape.variable(x) does. Code that calls type(x)(...) on an active "
+                            "number would lose its derivative")
+
     @property
     def primal(self):
         """The value, a Python float or np.float32."""
@@ -364,6 +369,9 @@ cdef object scalar_unary(Row row, Adjoint x):
 @cython.no_gc
 cdef class AdjointArray(TrackedArray):
     """An array on a tape; an ndarray to the code that uses it. Made by `Tape.variable` and by differentiated calls."""
+
+    def __init__(self, *args, **kwargs):
+        raise ActivityError("AdjointArray(...) cannot make an array; Tape.variable(x) and NumPy's creation functions do")
 
 
 # ---- nodes ----------------------------------------------------------------------------------------------------------

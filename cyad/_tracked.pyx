@@ -1594,8 +1594,8 @@ cdef dict _SCALAR_VALUES = {
     "reshape": lambda v: stack_nested([v], None).reshape,
     "ravel": lambda v: stack_nested([v], None).ravel, "flatten": lambda v: stack_nested([v], None).flatten,
     "is_integer": lambda v: float(plain_value(v)).is_integer,
-    "as_integer_ratio": lambda v: float(plain_value(v)).as_integer_ratio,
-    "hex": lambda v: float(plain_value(v)).hex,
+    "as_integer_ratio": lambda v: float(v).as_integer_ratio,
+    "hex": lambda v: float(v).hex,
 }
 
 # Methods of ndarray that are functions of NumPy's under the same name; those have the rule.

@@ -12,7 +12,7 @@ import numpy as np
 from cyad._adjoint import plain_gradient, run_reverse
 from cyad._creation import catch_libraries
 from cyad._dual import run_forward
-from cyad._structures import flatten, is_structure
+from cyad._structures import flatten, is_leaf, is_structure
 from cyad.activity import (
     Active,
     Annotation,
@@ -188,8 +188,8 @@ def autodiff(mode, f, *args, **kwargs):
         if mode.forward and isinstance(a, (Active, MixedDuplicated, BatchMixedDuplicated)):
             raise ActivityError(f"{name} is {type(a).__name__}, which has no meaning in forward mode; pass "
                                 "Duplicated(value, tangent)")
-        if not mode.forward and isinstance(a, Duplicated) and not isinstance(a.val, np.ndarray) and isinstance(
-                a.val, (float, complex, np.number)):
+        if not mode.forward and isinstance(a, (Duplicated, BatchDuplicated)) and is_leaf(a.val) and not isinstance(
+                a.val, np.ndarray):
             raise ActivityError(f"{name} is a number; in reverse mode its derivative is returned: pass Active(value)")
     width, batched = _width_of(named)
     catch_libraries()

@@ -100,7 +100,7 @@ def test_outputs_and_composites():
 def test_importing_the_table_does_not_import_scipy():
     code = "import sys; import cyad.rules._kernels; assert not any(m.startswith('scipy') for m in sys.modules)"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=env)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, env=env)
 
 
 # ---- partials of numbers ---------------------------------------------------------------------------------------------

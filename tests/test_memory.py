@@ -360,7 +360,7 @@ try:
 except cyad.LockedArrayError:
     print("caught", big.flags.writeable)
 """
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
+    out = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True,
                          env=dict(os.environ, CYAD_VERIFY="1"))
     assert out.stdout == "caught True\n"
 
