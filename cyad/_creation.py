@@ -103,12 +103,15 @@ def _converted(original, obj, dtype, copy, order, ndmin=0, **kwargs):
 
 @_creator
 def _array(original, obj, dtype=None, *, copy=True, order="K", ndmin=0, **kwargs):
+    # NumPy speaks of subclasses where it makes views by tricks (np.broadcast_to, as_strided, np.ma): of plain memory.
+    tricks = "subok" in kwargs and not copy
+    if tricks and isinstance(obj, np.ndarray) and is_tracked_value(obj) and not _dispatch.active(obj):
+        obj = obj.__array__()
     out = _converted(original, obj, dtype, copy, order, ndmin)
     if out is not None:
         return out
     out = original(obj, dtype, copy=copy, order=order, ndmin=ndmin, **kwargs)
-    # NumPy asks for subclasses where it makes views of arrays (np.broadcast_to): those keep their type.
-    return out if out is obj or kwargs.get("subok") and not copy else track(out)
+    return out if out is obj or tricks else track(out)
 
 
 def _as_array(original, a, dtype=None, order=None, **kwargs):

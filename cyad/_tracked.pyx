@@ -1065,6 +1065,8 @@ cdef class TrackedArray:
             return functools.partial(function, self)
         if name in _ATTRIBUTES:
             return getattr(plain_value(self), name)
+        if name in _HANDED_OUT and (name not in _REFUSED or not is_active_anywhere(self)):
+            return getattr(self.__array__(), name)
         if name in _REFUSED:
             raise ADError(f".{name} of a tracked array {_REFUSED[name]}")
         if self.boxed:
@@ -1077,7 +1079,7 @@ cdef class TrackedArray:
         check_alive(self.ctx)
         if is_active_anywhere(self) or self.ctx.outer is not None or self.boxed:
             raise ActiveStoreError(
-                "an active array would become a plain array here (np.asarray, a store into a plain array, a function of "
+                "an active array would become a plain array here (np.asarray, a store into a plain array, as_strided, a function of "
                 "compiled code) and lose its derivative; allocate the target inside the differentiated function, or give the "
                 "compiled function a rule (cyad.rules)")
         if copy or (dtype is not None and np.dtype(dtype) != self.arr.dtype):
@@ -1284,6 +1286,9 @@ cdef class TrackedArray:
     def view(self, dtype=None, type=None):
         if (dtype is None or dtype is np.ndarray or np.dtype(dtype) == self.dtype) and type in (None, np.ndarray):
             return self[...]
+        if not is_active_anywhere(self) and not self.boxed:
+            plain = self.__array__()
+            return plain.view(type=type) if dtype is None else plain.view(dtype) if type is None else plain.view(dtype, type)
         raise ADError("a view of a tracked array as another type would lose the derivative; use astype")
 
     # -- copies and fills --------------------------------------------------------------------------------------------
@@ -1606,6 +1611,9 @@ cdef dict _METHODS = {
 }
 
 _ATTRIBUTES = frozenset({"strides", "itemsize", "nbytes", "flags", "device", "base"})
+
+# Given out by arrays that hold no active value; their memory counts as exposed from then on.
+_HANDED_OUT = frozenset({"data", "ctypes", "tobytes", "tofile", "dump", "dumps", "__array_interface__"})
 
 _REFUSED = {
     "data": "would hand out its memory without the derivative",

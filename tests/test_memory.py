@@ -4,6 +4,8 @@ Random programs (tests/fuzz) find what combinations of ordinary statements break
 meet. Every function is run by plain NumPy too, and its derivatives are compared with central differences or with
 numbers derived by hand.
 """
+import ctypes
+import io
 import math
 import os
 import subprocess
@@ -501,7 +503,10 @@ def test_what_was_overwritten_comes_back_in_other_dtypes(dtype):
     got = cyad.gradient(Reverse, f, x.astype(dtype))[0]
     assert got.dtype == dtype
     np.testing.assert_allclose(got.real, differences(f, [x], 0), rtol=2e-5 if dtype == np.float32 else 1e-7)
-    np.testing.assert_allclose(cyad.gradient(Forward, f, x.astype(dtype))[0].real, got.real, rtol=1e-5)
+    for k in range(5):
+        d = np.zeros(5, dtype=dtype)
+        d[k] = 1.0
+        assert autodiff(Forward, f, Duplicated(x.astype(dtype), d))[0] == pytest.approx(got[k].real, rel=1e-5)
 
 
 # ---- captured and constant arrays -----------------------------------------------------------------------------------
@@ -638,3 +643,66 @@ def test_read_only_and_empty_arrays():
     d = np.zeros((0, 4))
     autodiff(Reverse, lambda a: np.sum(np.sin(a * a[:, :1])), Active, Duplicated(np.zeros((0, 4)), d))
     autodiff(Forward, lambda a: np.sum(np.sin(a * a[:, :1])), Duplicated(np.zeros((0, 4)), d))
+
+
+# ---- plain memory ---------------------------------------------------------------------------------------------------
+
+def inside(f):
+    """What f returns inside a differentiated call, in both modes."""
+    results = []
+
+    def run(x):
+        result = f()
+        results.append(result.__array__() if isinstance(result, np.ndarray) else result)
+    for mode in (Forward, Reverse):
+        autodiff(mode, run, Const, Duplicated(V.copy(), np.zeros(5)))
+    return results
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("f", [
+    lambda: np.broadcast_to(2.0, (2, 3)), lambda: np.broadcast_to([1.0, 2.0], (2, 2)),
+    lambda: np.broadcast_arrays([1.0, 2.0], 3.0)[1], lambda: np.lib.stride_tricks.as_strided(V + 1.0, (2, 2), (8, 16)),
+    lambda: np.lib.stride_tricks.as_strided(np.ones(3), (2, 2), (8, 8)), lambda: sliding_window_view(np.ones(3), 2),
+    lambda: np.ones((2, 2)).view(np.matrix).A, lambda: np.ma.masked_array(np.ones(3), [0, 1, 0]).sum(),
+    lambda: np.rec.fromarrays([np.ones(2), np.zeros(2)]).f0, lambda: np.frombuffer(np.ones(3).tobytes()),
+    lambda: np.frombuffer(np.ones(3).data), lambda: np.ones(3).view(np.int64), lambda: np.ones(3).view(np.recarray),
+    lambda: np.ctypeslib.as_array(np.ones(3).ctypes.data_as(ctypes.POINTER(ctypes.c_double)), (3,)),
+    lambda: np.random.default_rng(5).normal(np.zeros(3), np.ones(3)), lambda: round_trip(np.ones(3)),
+    lambda: np.random.default_rng(5).permutation(np.ones(3)),
+])
+def test_inactive_arrays_go_where_plain_memory_is_wanted(f):
+    want = f()
+    for got in inside(f):
+        np.testing.assert_array_equal(got, want)
+
+
+def round_trip(a):
+    file = io.BytesIO()
+    np.save(file, a)
+    np.savez(file2 := io.BytesIO(), a)
+    file.seek(0)
+    file2.seek(0)
+    return np.load(file) + np.load(file2)["arr_0"]
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("hand_out", [
+    lambda a: np.lib.stride_tricks.as_strided(a, (2, 2), (8, 8)), lambda a: a.data, lambda a: a.ctypes.data,
+    lambda a: a.view(np.matrix), lambda a: memoryview(a), lambda a: a.__array__(), lambda a: a.__array_interface__,
+])
+def test_memory_that_was_handed_out_takes_no_active_values(hand_out):
+    def late(x):
+        a = np.zeros(5)
+        kept = hand_out(a[:3])
+        a[4] = 1.0
+        a[0] = x[0]
+        return kept
+
+    def active(x):
+        hand_out(x * 2.0)
+    for mode in (Forward, Reverse):
+        with pytest.raises(cyad.ActiveStoreError, match="plain memory had been handed"):
+            autodiff(mode, late, Const, Duplicated(V.copy(), np.zeros(5)))
+        with pytest.raises(cyad.ADError, match="derivative"):
+            autodiff(mode, active, Const, Duplicated(V.copy(), np.zeros(5)))
