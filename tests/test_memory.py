@@ -4,12 +4,19 @@ Random programs (tests/fuzz) find what combinations of ordinary statements break
 meet. Every function is run by plain NumPy too, and its derivatives are compared with central differences or with
 numbers derived by hand.
 """
+import copy
 import ctypes
+import gc
 import io
 import math
 import os
+import resource
 import subprocess
 import sys
+import threading
+import time
+import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -706,3 +713,236 @@ def test_memory_that_was_handed_out_takes_no_active_values(hand_out):
             autodiff(mode, late, Const, Duplicated(V.copy(), np.zeros(5)))
         with pytest.raises(cyad.ADError, match="derivative"):
             autodiff(mode, active, Const, Duplicated(V.copy(), np.zeros(5)))
+
+
+# ---- what stays behind ----------------------------------------------------------------------------------------------
+
+def works(x):
+    y = np.exp(x)
+    z = np.zeros_like(x)
+    for i in range(1, len(x)):
+        z[i] = y[i] * x[i - 1]
+    x[:2] = z[:2] * np.linalg.norm(y)
+    z[z > 1.0] *= y[1]
+    return np.sum(np.sin(z) * y) + math.sin(x[0])
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse], ids=["Forward", "Reverse"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_array_outlives_its_call_by_a_cycle(mode, fails):
+    """The collector is off, so that reference counts alone must free everything."""
+    alive = []
+
+    def f(x):
+        y = x * 2.0
+        alive.append(weakref.ref(y.primal))
+        result = works(y)
+        if fails:
+            raise Stop
+        return result
+    x, d = V.copy(), np.zeros(5)
+    returned = (Active,) if mode is Reverse else ()
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            autodiff(mode, f, *returned, Duplicated(x, d))
+        except Stop:
+            pass
+        gone = [weakref.ref(x), weakref.ref(d)]
+        del x, d
+        assert [ref() is None for ref in alive + gone] == [True] * 3
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse], ids=["Forward", "Reverse"])
+def test_repeated_calls_do_not_grow(mode):
+    def call():
+        x, d = np.linspace(0.5, 1.5, 2000), np.ones(2000)
+        autodiff(mode, works, *((Active,) if mode is Reverse else ()), Duplicated(x, d))
+        with pytest.raises(Stop):
+            autodiff(mode, stops, Duplicated(x, d))
+
+    def stops(x):
+        works(x)
+        raise Stop
+    for _ in range(5):
+        call()
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            call()
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 16_000   # bytes; a single array of the function's has as many
+
+
+def test_the_process_does_not_grow():
+    def most():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss   # KiB
+    x, d = np.ones(100_000), np.zeros(100_000)
+
+    def f(x):
+        y = np.sin(x)
+        for _ in range(5):
+            y = y * x + 1.0
+        return np.sum(y) + sum(y[i] * y[i + 1] for i in range(20_000))
+    for k in range(15):
+        autodiff(Reverse, f, Active, Duplicated(x, d))
+        if k == 5:
+            before = most()
+    assert most() - before < 8 << 10
+
+
+def test_the_memory_of_values_that_nothing_needs_goes_during_the_call():
+    """A chain of linear operations reads nothing again: at any time a few arrays exist, not all of them."""
+    n = 200_000
+
+    def chain(x):
+        for _ in range(50):
+            x = x + 1.0
+        return np.sum(x)
+    x, d = np.ones(n), np.zeros(n)
+    autodiff(Reverse, chain, Active, Duplicated(x, d))
+    tracemalloc.start()
+    try:
+        autodiff(Reverse, chain, Active, Duplicated(x, d))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * n * 8
+
+
+def test_a_value_that_escapes_keeps_no_tape():
+    kept = []
+
+    def f(x):
+        y = np.exp(x)
+        kept.extend([x[0] * 2.0, y[1:], (y[i] for i in range(5)), iter(x), copy.copy(y), lambda: y + 1.0, np.zeros(3)])
+        next(kept[2])
+        kept.append(weakref.ref(np.sin(y).primal))
+        return y @ y
+    x = V.copy()
+    autodiff(Reverse, f, Active, Duplicated(x, np.zeros(5)))
+    assert kept[-1]() is None
+    np.testing.assert_array_equal(x, V)
+    for use in (lambda: kept[0] + 1.0, lambda: kept[1] * 2.0, lambda: next(kept[2]), lambda: next(kept[3]),
+                lambda: kept[4].sum(), kept[5], lambda: kept[6] + 1.0, lambda: kept[6].__setitem__(0, 1.0)):
+        with pytest.raises(cyad.EscapedValueError):
+            use()
+
+
+def test_a_generator_that_is_resumed_after_the_call_meets_plain_numpy():
+    def numbers(x):
+        yield x[0] * 2.0
+        yield type(np.zeros(2))
+        yield x[1] * 2.0
+    made = []
+
+    def f(x):
+        made.append(numbers(x))
+        return next(made[0]) ** 2
+    assert cyad.gradient(Reverse, f, V.copy())[0][0] == 8.0
+    assert next(made[0]) is np.ndarray
+    with pytest.raises(cyad.EscapedValueError, match="f"):
+        next(made[0])
+
+
+def test_threads_do_not_meet():
+    want = cyad.gradient(Reverse, works, V.copy())[0]
+    errors, barrier = [], threading.Barrier(6)
+
+    def run(mode):
+        try:
+            barrier.wait()
+            for _ in range(150):
+                np.testing.assert_allclose(cyad.gradient(mode, works, V.copy())[0], want, rtol=1e-12)
+        except Exception as error:
+            errors.append(error)
+
+    def plain():
+        try:
+            barrier.wait()
+            for _ in range(3000):
+                assert type(np.zeros(3)) is np.ndarray and type(np.ones(2) * 2.0) is np.ndarray
+                assert type(np.array([1.0])) is np.ndarray and type(V.copy()) is np.ndarray
+        except Exception as error:
+            errors.append(error)
+    threads = [threading.Thread(target=run, args=(mode,)) for mode in (Forward, Reverse) * 2]
+    threads += [threading.Thread(target=plain) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors[0]
+
+
+def test_a_thread_started_by_the_function_sees_plain_numpy():
+    seen = []
+
+    def f(x):
+        thread = threading.Thread(target=lambda: seen.append(type(np.zeros(2))))
+        thread.start()
+        thread.join()
+        return x[0] ** 2
+    cyad.gradient(Reverse, f, V.copy())
+    assert seen == [np.ndarray]
+
+
+# ---- long recordings ------------------------------------------------------------------------------------------------
+
+def test_a_million_operations_on_scalars_take_constant_room_and_time():
+    def record(n):
+        start = time.perf_counter()
+        with cyad.Tape() as tape:
+            x = tape.variable(0.5)
+            y = x
+            for _ in range(n // 2):
+                y = 0.5 * y + x
+        middle = time.perf_counter()
+        gradient = tape.gradient(y, x)
+        assert tape.nbytes / n < 40
+        assert gradient == pytest.approx(2.0)
+        return middle - start, time.perf_counter() - middle
+    record(1000)
+    short, long = (min(record(n) for _ in range(3)) for n in (50_000, 1_000_000))
+    assert long[0] < 5 * 20 * short[0] and long[1] < 5 * 20 * short[1] + 1e-3
+
+
+def test_element_loops_log_nothing_and_stay_linear():
+    def sweep(x):
+        for _ in range(20):
+            for i in range(1, len(x)):
+                x[i] = 0.5 * x[i] + 0.4 * x[i - 1]
+        return x[-1]
+
+    def seconds(n):
+        x, start = np.ones(n), time.perf_counter()
+        cyad.gradient(Reverse, sweep, x)
+        return time.perf_counter() - start
+    seconds(100)
+    assert min(seconds(4000) for _ in range(3)) < 5 * 10 * min(seconds(400) for _ in range(3))
+
+
+def test_deep_recursion_and_long_chains_need_no_stack():
+    def deep(x, n):
+        return x if n == 0 else deep(np.sin(x) + x, n - 1)
+    depth = sys.getrecursionlimit() // 2
+    assert np.isfinite(cyad.gradient(Reverse, lambda x: np.sum(deep(x, depth)), V.copy())[0]).all()
+
+    def chain(x):
+        for _ in range(100_000):
+            x = x * 1.0
+        return np.sum(x)
+    np.testing.assert_allclose(cyad.gradient(Reverse, chain, V.copy())[0], np.ones(5))
+
+    def views(x):
+        for _ in range(100_000):
+            x = x[:]
+        return np.sum(x * x)
+    np.testing.assert_allclose(cyad.gradient(Reverse, views, V.copy())[0], 2 * V)
