@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t
 from numpy cimport ndarray
 
+from cyad._nodes cimport Node, Operand, Recording
 from cyad._shadow cimport Buffer, View
 from cyad._tracked cimport Context, TrackedArray
 from cyad.rules._kernels cimport Row
@@ -11,21 +12,7 @@ cdef packed struct Record:
     uint32_t b
     uint32_t op
 
-cdef enum:
-    CONSTANT = 0
-    ACTIVE = 1      # a view with a shadow
-    SLOT = 2        # a scalar
-
-cdef struct Operand:
-    int role
-    uint32_t slot
-    double number   # the value, where the operand is a scalar
-
-cdef class Node:
-    cdef int pullback(self, Tape tape) except -1
-    cdef int swap(self, Tape tape) except -1
-
-cdef class Tape(Context):
+cdef class Tape(Recording):
     cdef Record* records
     cdef uint32_t count
     cdef uint32_t capacity
@@ -37,13 +24,10 @@ cdef class Tape(Context):
     cdef list buffers
     cdef list undo
     cdef list locked
-    cdef list shadowed
-    cdef double* adjoints
     cdef bint closed
     cdef bint outlives
     cdef bint sweeping
     cdef bint entered
-    cdef object quiet
 
     cdef int grow(self) except -1
     cdef int grow_constants(self) except -1
@@ -51,10 +35,8 @@ cdef class Tape(Context):
     cdef int number_of(self, Buffer buf) except -1
     cdef int refer(self, View v, object arr) except -1
     cdef int add_node(self, Node node) except -1
-    cdef int give_shadow(self, Buffer buf, bint zero) except -1
     cdef int start_sweep(self, int width) except -1
     cdef int run_sweep(self) except -1
-    cdef int hush(self) except -1
     cdef int end_sweep(self) except -1
     cdef int close(self) except -1
     cdef int unlock(self) except -1
@@ -79,3 +61,7 @@ cdef class Adjoint:
 
 cdef class AdjointArray(TrackedArray):
     pass
+
+cdef object name_of(object f)
+cdef int seed(Tape tape, object value, int lane, object cotangent) except -1
+cdef int hold_shadow(Tape tape, TrackedArray v) except -1

@@ -2,8 +2,8 @@
 
 The tape is an array of 20-byte records: an operation, two operand slots, the value. A record's index is the slot of its
 result. Values, not ready-made partials: such a tape can be swept again, at second order, or replayed. Constants
-live in a table of their own (a loop's few constants are found again through `recent`). An operation on arrays is a node,
-an object behind one record; the sweep meets records and nodes in the order of recording, backwards.
+live in a table of their own (a loop's few constants are found again through `recent`). An operation on arrays is a node
+(`_nodes`), an object behind one record; the sweep meets records and nodes in the order of recording, backwards.
 
 Memory. Records say where the adjoint of a scalar goes: into the table of adjoints (one entry a record and lane), or, for a load, into the
 shadow of the array that was read. Nodes hold views (`_shadow`), so a node knows where shadows are without keeping the
@@ -21,32 +21,33 @@ Thread safety: a tape belongs to the thread that records it. Different threads u
 cimport cython
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.list cimport PyList_GET_ITEM
-from cpython.long cimport PyLong_CheckExact
 from cpython.object cimport PyObject_RichCompare
-from cpython.ref cimport PyObject, PyTypeObject
-from libc.math cimport fabs, isfinite
+from cpython.ref cimport PyObject
+from libc.math cimport isfinite
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 from numpy cimport (
-    NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_DATA, PyArray_DIMS, PyArray_ISBEHAVED_RO,
-    PyArray_ISCONTIGUOUS, PyArray_NDIM, PyArray_TYPE, import_array, ndarray, npy_intp,
+    NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_ISBEHAVED_RO, PyArray_NDIM, PyArray_TYPE,
+    import_array, ndarray,
 )
 
-from cyad._arguments cimport as_call, unwrap, wrap_all
+from cyad._nodes cimport (
+    ACTIVE, CONSTANT, FREE, NONE, SLOT, AddAt, Elementwise, Gather, GeneralStore, Link, Node, Operand, Product,
+    Recording, Scatter, Store, Total, Undo, lend_lanes, may_repeat, overwritten_repeats,
+)
 from cyad._redirect cimport current, swap_current
-from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_overlap, same_geometry, trim_blocks, view_of
+from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, trim_blocks, view_of
 from cyad._tracked cimport (
     DOUBLE, SINGLE, WEAK, Context, TrackedArray, add_to_lane, as_number, below, binary, buffer_over, check_alive,
-    check_storable, context_of, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, general_elementwise,
-    is_array, is_float64, is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, real_operand, real_part,
-    reduced_axes, register_types,
-    scalar_attribute, scalar_fits, warn, wrap_box, wrap_new, wrap_over, write_primal,
+    check_storable, context_of, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar,
+    general_elementwise, is_array, is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, real_operand,
+    reduced_axes, register_types, scalar_attribute, scalar_fits, warn, wrap_box, wrap_new, wrap_over, write_primal,
     modular, warn_operator,
 )
 from cyad.rules._kernels cimport (
-    CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, copy_add,
-    cyad_has_partials, cyad_partials, cyad_strong, partials_at,
+    CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, cyad_has_partials,
+    cyad_partials, cyad_strong, partials_at,
 )
 
 import math
@@ -56,18 +57,11 @@ import zlib
 
 import numpy as np
 
-from cyad._arguments import copy_shadows_back
-from cyad._tracked import Into
-from cyad.activity import Active, Const, Reverse
+from cyad.activity import Reverse
 from cyad.errors import ActiveStoreError, ActivityError, LockedArrayError, MissingRuleError, TapeError
 from cyad.rules._kernels import rows_by_name
 
 import_array()
-
-cdef extern from "numpy/arrayobject.h":
-    int PyArray_FillWithScalar(ndarray arr, object value) except -1
-    ndarray PyArray_ZEROS(int nd, npy_intp* dims, int typenum, int fortran)
-    Py_ssize_t PyArray_NBYTES(ndarray arr)
 
 # Operation codes above those of the elementwise table.
 cdef enum:
@@ -86,7 +80,6 @@ cdef enum:
     SLOT_B = 1 << 17
     NEED_SHIFT = 16     # shifted down, the two flags are the `need` of cyad_partials
 
-cdef uint32_t NONE = 0xFFFFFFFF
 cdef uint32_t MOST = 0xFFFFFFF0
 
 cdef Row ADD = rows_by_name["add"]
@@ -95,12 +88,11 @@ cdef Row MULTIPLY = rows_by_name["multiply"]
 cdef Row DIVIDE = rows_by_name["divide"]
 cdef Row POWER = rows_by_name["power"]
 cdef Row NEGATIVE = rows_by_name["negative"]
-cdef Row POSITIVE = rows_by_name["positive"]
 cdef Row ABSOLUTE = rows_by_name["absolute"]
 cdef Row REMAINDER = rows_by_name["remainder"]
 cdef Row FLOOR_DIVIDE = rows_by_name["floor_divide"]
 
-cdef object add_reduce = np.add.reduce, np_add = np.add, np_multiply = np.multiply, np_matmul = np.matmul
+cdef object add_reduce = np.add.reduce, np_matmul = np.matmul
 
 # CYAD_VERIFY=1 in the environment has captured arrays that are locked, not copied, compared by checksum before a sweep.
 cdef bint VERIFY = os.environ.get("CYAD_VERIFY", "0") not in ("", "0")
@@ -374,599 +366,6 @@ cdef class AdjointArray(TrackedArray):
         raise ActivityError("AdjointArray(...) cannot make an array; Tape.variable(x) and NumPy's creation functions do")
 
 
-# ---- nodes ----------------------------------------------------------------------------------------------------------
-
-cdef class Node:
-    """An operation on arrays, behind one record."""
-
-    cdef int pullback(self, Tape tape) except -1:
-        raise NotImplementedError("a node of no operation")
-
-    cdef int swap(self, Tape tape) except -1:
-        return 0
-
-
-@cython.final
-@cython.no_gc
-cdef class Elementwise(Node):
-    """A row of the table over float64 or float32 memory, one dtype throughout."""
-
-    cdef Row row
-    cdef View out
-    cdef View x
-    cdef View y
-    cdef Operand xo
-    cdef Operand yo
-
-    cdef int pullback(self, Tape tape) except -1:
-        cdef npy_intp xs[64]
-        cdef npy_intp ys[64]
-        cdef View out = self.out
-        cdef int ndim = out.ndim, single = out.typenum == NPY_FLOAT
-        cdef float x32, y32
-        cdef char* xp
-        cdef char* yp = NULL
-        cdef char* op = out.buf.data + out.offset
-        cdef int heir = -1
-        cdef View heiress
-        if out.buf.shadow is NULL:
-            return 0
-        if self.x is not None:
-            broadcast_strides(self.x, ndim, out.shape, xs)
-            xp = self.x.buf.data + self.x.offset
-        else:
-            memset(xs, 0, ndim * sizeof(npy_intp))
-            x32 = <float>self.xo.number
-            xp = <char*>&x32 if single else <char*>&self.xo.number
-        if self.row.nin == 2:
-            if self.y is not None:
-                broadcast_strides(self.y, ndim, out.shape, ys)
-                yp = self.y.buf.data + self.y.offset
-            else:
-                memset(ys, 0, ndim * sizeof(npy_intp))
-                y32 = <float>self.yo.number
-                yp = <char*>&y32 if single else <char*>&self.yo.number
-        # An operand that has no shadow yet can take over the memory of out's, if it comes last.
-        if self.inherits(&self.xo, self.x):
-            heir = 0
-        elif self.row.nin == 2 and self.inherits(&self.yo, self.y):
-            heir = 1
-        if self.xo.role != CONSTANT and heir != 0:
-            self.pull(tape, 0, &self.xo, self.x, xs, xp, xs, yp, ys, op)
-        if self.row.nin == 2 and self.yo.role != CONSTANT and heir != 1:
-            self.pull(tape, 1, &self.yo, self.y, ys, xp, xs, yp, ys, op)
-        if heir >= 0:
-            heiress = self.y if heir else self.x
-            if heiress.buf.shadow is not NULL:
-                # The other operand shares the buffer, and gave it a shadow just now.
-                self.pull(tape, heir, &self.yo if heir else &self.xo, heiress, &ys[0] if heir else &xs[0], xp, xs, yp, ys, op)
-            else:
-                if not (self.row.identity >> heir) & 1:
-                    accumulate(self.row, heir, single, ndim, out.shape, xp, xs, yp, ys, op, out.strides,
-                               out.buf.shadow + out.offset, out.strides, out.buf.lane_bytes,
-                               out.buf.shadow + out.offset, out.strides, out.buf.lane_bytes, tape.width, 1, tape.strong)
-                hand_over(tape, out.buf, heiress.buf)
-        out.buf.drop_shadow()
-        return 0
-
-    cdef bint inherits(self, Operand* operand, View target) noexcept:
-        """Whether the shadow of out can become that of the operand: both whole, of one shape, and the latter not there yet."""
-        cdef View out = self.out
-        cdef int i
-        if operand.role != ACTIVE or target.buf.shadow is not NULL or target.ndim != out.ndim or not target.is_whole() \
-                or not out.is_whole() or out.buf.borrowed_shadow or target.buf.borrowed_shadow:
-            return False
-        for i in range(out.ndim):
-            if out.shape[i] != target.shape[i]:
-                return False
-        return True
-
-    cdef int pull(self, Tape tape, int k, Operand* operand, View target, npy_intp* ts, char* xp, npy_intp* xs,
-                  char* yp, npy_intp* ys, char* op) except -1:
-        """Adds the cotangent of operand k: from the shadow of out, to that of the operand or to its adjoint."""
-        cdef View out = self.out
-        cdef Buffer buf
-        cdef bint assign = False
-        cdef int i, lane, single = out.typenum == NPY_FLOAT
-        cdef float sum32
-        if operand.role == SLOT:
-            for lane in range(tape.width):
-                if not single:
-                    accumulate(self.row, k, 0, out.ndim, out.shape, xp, xs, yp, ys, op, out.strides,
-                               out.buf.shadow + lane * out.buf.lane_bytes + out.offset, out.strides, 0,
-                               <char*>(tape.adjoints + <size_t>operand.slot * tape.width + lane), ts, 0, 1, 0, tape.strong)
-                    continue
-                sum32 = 0.0
-                accumulate(self.row, k, 1, out.ndim, out.shape, xp, xs, yp, ys, op, out.strides,
-                           out.buf.shadow + lane * out.buf.lane_bytes + out.offset, out.strides, 0,
-                           <char*>&sum32, ts, 0, 1, 0, tape.strong)
-                tape.adjoints[<size_t>operand.slot * tape.width + lane] += sum32
-            return 0
-        buf = target.buf
-        if buf.shadow is NULL:
-            assign = target.is_whole() and target.size == out.size and target.ndim == out.ndim
-            tape.give_shadow(buf, not assign)
-        accumulate(self.row, k, single, out.ndim, out.shape, xp, xs, yp, ys, op, out.strides,
-                   out.buf.shadow + out.offset, out.strides, out.buf.lane_bytes,
-                   buf.shadow + target.offset, ts, buf.lane_bytes, tape.width, assign, tape.strong)
-        return 0
-
-
-@cython.final
-@cython.no_gc
-cdef class Store(Node):
-    """`target[...] = source` within float memory of one dtype: the shadow moves from target to source (None: a constant)."""
-
-    cdef View target
-    cdef View source
-    cdef uint32_t slot
-
-    cdef int pullback(self, Tape tape) except -1:
-        cdef View target = self.target, source = self.source
-        cdef npy_intp ts[64]
-        cdef npy_intp gs[64]
-        cdef int lane, i, single = target.typenum == NPY_FLOAT
-        cdef bint assign = False
-        cdef char* g
-        cdef char* copied = NULL
-        cdef Py_ssize_t lane_bytes = target.buf.lane_bytes, step
-        cdef float sum32
-        cdef Buffer buf
-        if target.buf.shadow is NULL:
-            return 0
-        if source is not None:
-            buf = source.buf
-            if buf.shadow is NULL and target.is_whole() and source.is_whole() and target.size == source.size \
-                    and not target.buf.borrowed_shadow and not buf.borrowed_shadow:
-                hand_over(tape, target.buf, buf)
-                return 0
-            g = target.buf.shadow + target.offset
-            memcpy(gs, target.strides, target.ndim * sizeof(npy_intp))
-            if copied_in_turn(target, source):
-                self.pull_in_turn(tape)
-                return 0
-            if may_overlap(target, source):
-                # What is taken out must not see what is put in.
-                step = single * 4 + (1 - single) * 8
-                lane_bytes = target.size * step
-                copied = <char*>malloc(lane_bytes * tape.width + 8)
-                if copied is NULL:
-                    raise MemoryError()
-                for i in range(target.ndim - 1, -1, -1):
-                    gs[i] = step
-                    step *= target.shape[i]
-                copy_add(single, target.ndim, target.shape, g, target.strides, target.buf.lane_bytes, copied, gs,
-                         lane_bytes, tape.width, 1.0, 1)
-                g = copied
-                self.clear_lanes(tape)
-            if buf.shadow is NULL:
-                assign = source.is_whole() and source.size == target.size
-                tape.give_shadow(buf, not assign)
-            # The source was broadcast to the target: broadcasting is transposed by summation.
-            if source.ndim <= target.ndim:
-                broadcast_strides(source, target.ndim, target.shape, ts)
-                copy_add(single, target.ndim, target.shape, g, gs, lane_bytes, buf.shadow + source.offset, ts,
-                         buf.lane_bytes, tape.width, 1.0, assign and source.size == target.size)
-            else:
-                # NumPy drops leading axes of length one in an assignment.
-                copy_add(single, target.ndim, target.shape, g, gs, lane_bytes, buf.shadow + source.offset,
-                         source.strides + (source.ndim - target.ndim), buf.lane_bytes, tape.width, 1.0, assign)
-            if copied is not NULL:
-                free(copied)
-                return 0
-        elif self.slot != NONE:
-            memset(ts, 0, target.ndim * sizeof(npy_intp))
-            for lane in range(tape.width):
-                g = target.buf.shadow + lane * lane_bytes + target.offset
-                if single:
-                    sum32 = 0.0
-                    copy_add(1, target.ndim, target.shape, g, target.strides, 0, <char*>&sum32, ts, 0, 1, 1.0, 0)
-                    tape.adjoints[<size_t>self.slot * tape.width + lane] += sum32
-                else:
-                    copy_add(0, target.ndim, target.shape, g, target.strides, 0,
-                             <char*>(tape.adjoints + <size_t>self.slot * tape.width + lane), ts, 0, 1, 1.0, 0)
-        if target.is_whole() and not target.buf.borrowed_shadow:
-            target.buf.drop_shadow()
-        else:
-            self.clear_lanes(tape)
-        return 0
-
-    cdef int pull_in_turn(self, Tape tape) noexcept:
-        """The transpose of a copy element by element: the same moves backwards."""
-        cdef View target = self.target, source = self.source
-        cdef npy_intp n = target.shape[0], step = source_step(source), i, k
-        cdef int lane
-        cdef bint back = copied_backwards(target, source)
-        cdef char* base
-        cdef char* t
-        cdef char* s
-        for lane in range(tape.width):
-            base = target.buf.shadow + lane * target.buf.lane_bytes
-            for k in range(n):
-                i = k if back else n - 1 - k
-                t = base + target.offset + i * target.strides[0]
-                s = base + source.offset + i * step
-                if t == s:
-                    continue
-                if target.typenum == NPY_FLOAT:
-                    (<float*>s)[0] += (<float*>t)[0]
-                    (<float*>t)[0] = 0.0
-                else:
-                    (<double*>s)[0] += (<double*>t)[0]
-                    (<double*>t)[0] = 0.0
-        return 0
-
-    cdef int clear_lanes(self, Tape tape) except -1:
-        cdef int lane
-        for lane in range(tape.width):
-            clear_region(self.target, self.target.buf.shadow + lane * self.target.buf.lane_bytes, self.target.buf.shadow_owner)
-        return 0
-
-
-cdef int hand_over(Tape tape, Buffer giver, Buffer taker) except -1:
-    """The shadow of one buffer becomes that of another of the same size; the first has none then."""
-    taker.shadow = giver.shadow
-    taker.shadow_owner = giver.shadow_owner
-    taker.lane_bytes = giver.lane_bytes
-    tape.shadowed.append(taker)
-    giver.drop_shadow()
-    return 0
-
-
-cdef bint copied_in_turn(View target, View source) noexcept:
-    """Whether NumPy's assignment copies element by element although the views overlap.
-
-    It does where the target has one axis and both step in one direction, and trusts that an order exists in which nothing is
-    overwritten before it is read. With different steps there may be none: values then move twice, and so must adjoints.
-    """
-    return target.ndim == 1 and source.ndim > 0 and target.shape[0] > 1 and may_overlap(target, source) and \
-        source_step(source) != target.strides[0] and (source_step(source) >= 0) == (target.strides[0] >= 0)
-
-
-cdef inline npy_intp source_step(View source) noexcept:
-    return source.strides[source.ndim - 1] if source.shape[source.ndim - 1] > 1 else 0
-
-
-cdef inline bint copied_backwards(View target, View source) noexcept:
-    """The order of that copy. NumPy flips both views to make the target's step positive, then asks which one begins first."""
-    cdef npy_intp n = target.shape[0], step = source_step(source), begin = source.offset, first = target.offset
-    cdef bint flipped = target.strides[0] < 0
-    if flipped:
-        first += (n - 1) * target.strides[0]
-        begin += (n - 1) * step
-        step = -step
-    return flipped != (begin < first and begin + n * step > first)
-
-
-cdef int clear_region(View v, char* base, object owner) except -1:
-    if v.contiguous:
-        memset(base + v.offset, 0, v.last - v.first)
-        return 0
-    return PyArray_FillWithScalar(v.array_at(base, owner), 0.0)
-
-
-@cython.final
-@cython.no_gc
-cdef class Total(Node):
-    """A sum over axes, or a mean: the transpose spreads the cotangent over what was summed."""
-
-    cdef View x
-    cdef View out          # None for a scalar, whose adjoint is in `slot`
-    cdef uint32_t slot
-    cdef double scale
-    cdef uint64_t reduced  # bit i: axis i of x was summed
-    cdef bint keepdims
-
-    cdef int pullback(self, Tape tape) except -1:
-        cdef npy_intp gs[64]
-        cdef int i, j = 0, lane, single = self.x.typenum == NPY_FLOAT
-        cdef View x = self.x
-        cdef bint assign = False
-        cdef float g32
-        cdef char* g
-        if self.out is not None and self.out.buf.shadow is NULL:
-            return 0
-        for i in range(x.ndim):
-            if (self.reduced >> i) & 1:
-                gs[i] = 0
-                j += self.keepdims
-            else:
-                gs[i] = self.out.strides[j]
-                j += 1
-        if x.buf.shadow is NULL:
-            assign = x.is_whole()
-            tape.give_shadow(x.buf, not assign)
-        for lane in range(tape.width):
-            if self.out is not None:
-                g = self.out.buf.shadow + lane * self.out.buf.lane_bytes + self.out.offset
-            elif single:
-                g32 = <float>tape.adjoints[<size_t>self.slot * tape.width + lane]
-                g = <char*>&g32
-            else:
-                g = <char*>(tape.adjoints + <size_t>self.slot * tape.width + lane)
-            copy_add(single, x.ndim, x.shape, g, gs, 0, x.buf.shadow + lane * x.buf.lane_bytes + x.offset, x.strides, 0, 1,
-                     self.scale, assign)
-        if self.out is not None:
-            self.out.buf.drop_shadow()
-        return 0
-
-
-@cython.final
-cdef class Product(Node):
-    """`a @ b` of vectors and matrices: the cotangent of a is g @ b^T, that of b is a^T @ g, and of vectors the same with the missing
-    axis put in and taken out again."""
-
-    cdef View a
-    cdef View b
-    cdef View out          # None for the product of two vectors, whose adjoint is in `slot`
-    cdef uint32_t slot
-    cdef bint a_active
-    cdef bint b_active
-
-    cdef int pullback(self, Tape tape) except -1:
-        cdef int lane
-        if self.out is not None and self.out.buf.shadow is NULL:
-            return 0
-        tape.hush()
-        for lane in range(tape.width):
-            if self.out is None:
-                g = np.float64(tape.adjoints[<size_t>self.slot * tape.width + lane])
-            else:
-                g = lane_of(self.out, lane)
-            if self.a_active:
-                b = self.b.primal()
-                if self.out is None:
-                    self.put(tape, self.a, lane, np_multiply, g, b)
-                elif self.a.ndim == 2 and self.b.ndim == 1:
-                    self.put(tape, self.a, lane, np_multiply, g[:, None], b)
-                elif self.b.ndim == 1:
-                    self.put(tape, self.a, lane, np_multiply, g, b)
-                else:
-                    self.put(tape, self.a, lane, np_matmul, g, b.T) if self.a.ndim == 2 else \
-                        self.put(tape, self.a, lane, np_matmul, b, g)
-            if self.b_active:
-                a = self.a.primal()
-                if self.out is None:
-                    self.put(tape, self.b, lane, np_multiply, g, a)
-                elif self.a.ndim == 1:
-                    self.put(tape, self.b, lane, np_multiply, a[:, None], g)
-                else:
-                    self.put(tape, self.b, lane, np_matmul, a.T, g)
-        if self.out is not None:
-            self.out.buf.drop_shadow()
-        return 0
-
-    cdef int put(self, Tape tape, View target, int lane, object function, object x, object y) except -1:
-        """Adds function(x, y) to the shadow of target: straight into it where nothing is there yet."""
-        cdef Buffer buf = target.buf
-        if buf.shadow is NULL:
-            tape.give_shadow(buf, not target.is_whole() or tape.width > 1)
-            if target.is_whole() and tape.width == 1:
-                function(x, y, out=lane_of(target, lane))
-                return 0
-        shadow = lane_of(target, lane)
-        if target.overlaps:
-            np.add.at(shadow, Ellipsis, function(x, y))
-        else:
-            np_add(shadow, function(x, y), out=shadow)
-        return 0
-
-
-@cython.final
-cdef class Link(Node):
-    """Any operation that is linear once linearised: pullbacks of one lane, from the shadows of outs to those of operands.
-
-    Operands and outs are views, or slots (ints) for scalars.
-    """
-
-    cdef list operands
-    cdef list pulls
-    cdef list outs
-
-    cdef int pullback(self, Tape tape) except -1:
-        cdef int lane, k
-        cdef object g, c, operand
-        tape.hush()
-        for lane in range(tape.width):
-            gs = [adjoint_of(tape, out, lane) for out in self.outs]
-            if all([g is None for g in gs]):
-                continue
-            g = gs[0] if len(gs) == 1 else tuple(gs)
-            for k in range(len(self.operands)):
-                operand = self.operands[k]
-                pull = self.pulls[k]
-                if type(pull) is Into:
-                    key, c = pull.pull(g)
-                    add_into(tape, <View>operand, lane, key, c)
-                    continue
-                c = pull(g)
-                if c is None:
-                    continue
-                if type(operand) is int:
-                    tape.adjoints[<size_t>operand * tape.width + lane] += float(np.sum(np.real(c)))
-                else:
-                    lend_lanes(tape, <View>operand)
-                    add_to_lane(tape, <View>operand, lane, c)
-        for operand in self.outs:
-            if type(operand) is not int:
-                (<View>operand).buf.drop_shadow()
-        return 0
-
-
-cdef object adjoint_of(Tape tape, object place, int lane):
-    """The cotangent of a view or slot in one lane; None where nothing has been added."""
-    if type(place) is int:
-        if place == FREE:
-            return None
-        return np.float64(tape.adjoints[<size_t>place * tape.width + lane])
-    return lane_of(<View>place, lane)
-
-
-cdef int lend_lanes(Tape tape, View v) except -1:
-    """Makes sure that a view has a shadow, and that the sweep knows to drop it."""
-    if v.buf.shadow is NULL and v.buf.lanes is None:
-        tape.shadowed.append(v.buf)
-        if v.buf.data is not NULL:
-            ensure_lanes(tape, v.buf, tape.width)
-    return 0
-
-
-cdef int add_into(Tape tape, View v, int lane, object key, object c) except -1:
-    lend_lanes(tape, v)
-    target = lane_of(v, lane)
-    if target.dtype.kind != "c":
-        c = c.real if np.iscomplexobj(plain_value(c)) else c
-    target[key] = target[key] + c
-    return 0
-
-
-@cython.final
-cdef class Gather(Node):
-    """`out = source[key]` with an index that copies: repeats count each time."""
-
-    cdef View source
-    cdef View out
-    cdef object key
-    cdef bint repeats
-
-    cdef int pullback(self, Tape tape) except -1:
-        cdef int lane
-        for lane in range(tape.width):
-            g = lane_of(self.out, lane)
-            if g is None:
-                return 0
-            lend_lanes(tape, self.source)
-            target = lane_of(self.source, lane)
-            if self.repeats or self.source.overlaps:
-                np.add.at(target, self.key, g)
-            else:
-                target[self.key] = target[self.key] + g
-        self.out.buf.drop_shadow()
-        return 0
-
-
-@cython.final
-cdef class Scatter(Node):
-    """`target[key] = source` with an index that copies; of repeats only the last one was stored."""
-
-    cdef View target
-    cdef object source
-    cdef object key
-    cdef object lost
-
-    cdef int pullback(self, Tape tape) except -1:
-        cdef int lane
-        for lane in range(tape.width):
-            shadow = lane_of(self.target, lane)
-            if shadow is None:
-                return 0
-            g = shadow[self.key]
-            shadow[self.key] = 0.0
-            if self.source is None:
-                continue
-            if self.lost is not None:
-                g[self.lost] = 0.0
-            if type(self.source) is int:
-                tape.adjoints[<size_t>self.source * tape.width + lane] += float(np.sum(np.real(g)))
-            else:
-                lend_lanes(tape, <View>self.source)
-                add_to_lane(tape, <View>self.source, lane, squeeze_leading(g, (<View>self.source).ndim))
-        return 0
-
-
-@cython.final
-cdef class AddAt(Node):
-    """`np.add.at(target, key, source)`: the shadow of target stays, source gets what was there."""
-
-    cdef View target
-    cdef object source
-    cdef object key
-
-    cdef int pullback(self, Tape tape) except -1:
-        cdef int lane
-        for lane in range(tape.width):
-            shadow = lane_of(self.target, lane)
-            if shadow is None:
-                return 0
-            g = shadow[self.key]
-            if type(self.source) is int:
-                tape.adjoints[<size_t>self.source * tape.width + lane] += float(np.sum(np.real(g)))
-            else:
-                lend_lanes(tape, <View>self.source)
-                add_to_lane(tape, <View>self.source, lane, g)
-        return 0
-
-
-@cython.final
-cdef class GeneralStore(Node):
-    """`target[...] = source` where dtypes differ, or shadows are tracked by an outer differentiation."""
-
-    cdef View target
-    cdef object source
-
-    cdef int pullback(self, Tape tape) except -1:
-        cdef int lane
-        for lane in range(tape.width):
-            shadow = lane_of(self.target, lane)
-            if shadow is None:
-                return 0
-            if type(self.source) is View and copied_in_turn(self.target, <View>self.source):
-                pull_in_turn_general(self.target, <View>self.source, shadow, lane_of(<View>self.source, lane))
-                continue
-            g = shadow.copy()
-            shadow[...] = 0.0
-            if self.source is None:
-                continue
-            if type(self.source) is int:
-                tape.adjoints[<size_t>self.source * tape.width + lane] += float(np.sum(np.real(g)))
-            else:
-                lend_lanes(tape, <View>self.source)
-                add_to_lane(tape, <View>self.source, lane, squeeze_leading(g, (<View>self.source).ndim))
-        return 0
-
-
-cdef int pull_in_turn_general(View target, View source, object t, object s) except -1:
-    """`Store.pull_in_turn` by ordinary NumPy calls."""
-    cdef npy_intp i, n = target.shape[0], size = source.size
-    s = s[(0,) * (source.ndim - 1)]   # leading axes have length one
-    for i in (range(n) if copied_backwards(target, source) else range(n - 1, -1, -1)):
-        if target.offset + i * target.strides[0] == source.offset + i * source_step(source):
-            continue
-        k = i if size > 1 else 0
-        s[k] = s[k] + t[i]
-        t[i] = 0.0
-    return 0
-
-
-cdef object squeeze_leading(object g, int ndim):
-    """An assignment drops leading axes of length one of its source; puts them back."""
-    return g.reshape((1,) * (ndim - g.ndim) + g.shape) if g.ndim < ndim else g
-
-
-@cython.final
-cdef class Undo(Node):
-    """The values that a region (or the elements under `key`) held before a write; trades them with memory."""
-
-    cdef View region
-    cdef object key
-    cdef object saved
-    cdef object prim   # the region as tracked by an outer differentiation, None where it is plain memory
-
-    cdef int swap(self, Tape tape) except -1:
-        memory = self.prim if self.prim is not None else self.region.primal()
-        if self.key is None:
-            now = memory.copy()
-            memory[...] = self.saved
-        else:
-            now = memory[self.key]
-            memory[self.key] = self.saved
-        self.saved = now
-        return 0
-
-    cdef int pullback(self, Tape tape) except -1:
-        return self.swap(tape)
-
-
 # The records of a closed tape, up to four megabytes, wait here for the next one: fresh memory costs a page fault for every 200
 # records. Taken and given under the GIL.
 cdef Record* spare = NULL
@@ -995,7 +394,7 @@ cdef void give_spare(Tape tape) noexcept:
 
 # ---- the tape -------------------------------------------------------------------------------------------------------
 
-cdef class Tape(Context):
+cdef class Tape(Recording):
     """A recording of operations, to be swept backwards.
 
     Used by `autodiff`, and on its own::
@@ -1606,11 +1005,6 @@ cdef class Tape(Context):
 
     # -- sweeping ----------------------------------------------------------------------------------------------------
 
-    cdef int give_shadow(self, Buffer buf, bint zero) except -1:
-        buf.make_shadow(self.width, zero)
-        self.shadowed.append(buf)
-        return 0
-
     cdef int start_sweep(self, int width) except -1:
         if self.closed:
             raise TapeError("this tape has been closed; its memory is gone")
@@ -1726,14 +1120,6 @@ cdef class Tape(Context):
                 self.quiet = None
             self.restore(i)
             swap_current(old)
-        return 0
-
-    cdef int hush(self) except -1:
-        """For the rest of the sweep NumPy warns of nothing: the plain run knows no derivatives, and cannot warn of them."""
-        if self.quiet is None:
-            quiet = np.errstate(all="ignore")
-            quiet.__enter__()
-            self.quiet = quiet
         return 0
 
     cdef inline char* element_shadow(self, uint32_t number, double* g) except? NULL:
@@ -1914,218 +1300,19 @@ cdef int unnameable() except -1:
     raise TapeError("an element lies outside what a tape can name (2**32 elements, whole multiples of the item size)")
 
 
-FREE = -1   # a result without an adjoint
-
-
 cdef object place_of(object value):
     """Where the adjoint of a value is: a slot for a scalar, else a view."""
     return (<Adjoint>value).slot if type(value) is Adjoint else (<TrackedArray>value).place
-
-
-cdef bint may_repeat(object key):
-    """Whether an index can name an element twice: integer arrays can, masks cannot."""
-    if type(key) is tuple:
-        return any([may_repeat(k) for k in key])
-    if isinstance(key, np.ndarray):
-        return key.dtype.kind != "b"
-    return type(key) is list and not all([isinstance(k, (bool, np.bool_)) for k in key])
-
-
-cdef object overwritten_repeats(ndarray arr, object key):
-    """The positions of an assignment `arr[key] = ...` whose value did not stay, as a mask; None if all did."""
-    if not may_repeat(key):
-        return None
-    positions = np.arange(arr.size).reshape(PyArray_NDIM(arr) * (0,) if arr.size == 0 else
-                                            tuple([PyArray_DIMS(arr)[i] for i in range(PyArray_NDIM(arr))]))[key]
-    order = np.arange(positions.size).reshape(positions.shape)
-    last = np.empty(arr.size, dtype=np.intp)
-    last[positions] = order
-    lost = last[positions] != order
-    return lost if lost.any() else None
 
 
 cdef View view_of_new(ndarray arr):
     return view_of(buffer_of_new(arr), arr)
 
 
-if not cyad_install_scalar(Adjoint, sizeof(AdjointLayout)):
-    raise ImportError("cyad._adjoint was built for another layout of extension types")
-register_types(Adjoint, None, AdjointArray, None)
-
-
-# ---- one call -------------------------------------------------------------------------------------------------------
-
 cdef object name_of(object f):
     return getattr(f, "__qualname__", None) or type(f).__qualname__
 
 
-def run_reverse(mode, f, returned, args, kwargs, list named, int width, bint batched):
-    """`autodiff` in reverse mode, its arguments checked: record the call, sweep, hand out."""
-    cdef Tape tape = Tape(f, mode.strong_zero)
-    cdef list values, arguments
-    cdef int lane
-    cdef object result, primal, name, a
-    cdef bint seeded
-    turn_shadows(mode, named)
-    values, arguments = wrap_all(tape, named, width)
-    positional, keywords = as_call(args, kwargs, named, values)
-    try:
-        result = tape.call(f, positional, keywords)
-        tape.alive = False
-        seeded = check_return(tape, mode, f, returned, result)
-        if is_array(result) and (<TrackedArray>result).plain and (<TrackedArray>result).arr.ndim == 0:
-            tape.alive = True
-            result = result[()]
-            tape.alive = False
-        primal = unwrap(tape, result) if mode.primal else None
-        tape.start_sweep(width)
-        try:
-            if seeded and tape.is_active(result):
-                for lane in range(width):
-                    seed(tape, result, lane, 1.0)
-            tape.run_sweep()
-            entries = []
-            for (name, a), value in zip(named, values):
-                if isinstance(a, Active):
-                    derivs = tuple([adjoint_value(tape, value, lane, a.val) for lane in range(width)])
-                    if mode.holomorphic:
-                        derivs = tuple([np.conjugate(d) for d in derivs])
-                    entries.append(derivs if batched else derivs[0])
-                else:
-                    entries.append(None)
-        finally:
-            tape.end_sweep()
-        copy_shadows_back(arguments)
-    finally:
-        turn_shadows(mode, named)
-        tape.close()
-    entries = tuple(entries)
-    return (entries, primal) if mode.primal else (entries,)
-
-
-cdef int turn_shadows(object mode, list named) except -1:
-    """The complex derivative f' is the conjugate of what pullbacks give (df/dRe + i df/dIm): in holomorphic mode shadows are
-    conjugated before and after."""
-    if not mode.holomorphic:
-        return 0
-    for _, a in named:
-        for shadow in (a.dval if getattr(a, "batched", False) else (getattr(a, "dval", None),)):
-            if isinstance(shadow, np.ndarray) and np.iscomplexobj(shadow):
-                np.conjugate(shadow, out=shadow)
-    return 0
-
-
-cdef object adjoint_value(Tape tape, object value, int lane, object primal):
-    """The derivative with respect to an Active argument, as the kind of number that the argument is."""
-    if type(value) is Adjoint:
-        g = tape.adjoints[<size_t>(<Adjoint>value).slot * tape.width + lane]
-        return np.float32(g) if (<Adjoint>value).kind == SINGLE else g
-    g = lane_of((<TrackedArray>value).place, lane)
-    if g is None:
-        return 0.0
-    return g if np.iscomplexobj(plain_value(primal)) else real_part(g)
-
-
-cdef object check_return(Tape tape, object mode, object f, object returned, object result):
-    """Whether the return value is to be seeded; ActivityError where its activity makes no sense."""
-    kind = returned
-    if kind is None:
-        kind = Const if result is None else Active
-    if kind is Const:
-        return False
-    if kind is not Active:
-        raise ActivityError(f"a return of activity {kind.__name__} has no meaning in combined reverse mode; use Active for a number, "
-                            "Const for anything that is returned by reference, or autodiff_thunk")
-    if isinstance(result, (tuple, list, dict)) or np.ndim(plain_value(result)) > 0:
-        what = f"an array of shape {np.shape(plain_value(result))}" if np.ndim(plain_value(result)) else \
-            f"a {type(result).__name__}"
-        raise ActivityError(f"{name_of(f)} returned {what}; reverse mode needs a scalar. Return a scalar, return by reference "
-                            "(write into a Duplicated argument), use jacobian, or autodiff_thunk")
-    if result is None:
-        raise ActivityError(f"{name_of(f)} returned None where an Active number was asked for; pass Const as the return activity")
-    if np.iscomplexobj(plain_value(result)) and not mode.holomorphic:
-        raise ActivityError(f"{name_of(f)} returned a complex number; the derivative of a complex function needs ReverseHolomorphic, "
-                            "or return a real number")
-    return tape.is_active(result)
-
-
-def plain_gradient(f, tuple args):
-    """The gradient in reverse mode and the value, for floats and whole float arrays outside any other call.
-
-    It does what run_reverse does without its generality, in a third of the time; None where that is needed.
-    """
-    cdef Py_ssize_t i, j, n = len(args)
-    cdef Tape tape
-    cdef AdjointArray array
-    cdef Buffer buf
-    cdef ndarray arr, other, shadow
-    cdef uint32_t slot
-    cdef object a, result, value
-    cdef list inputs, derivs
-    if current() is not NULL:
-        return None
-    for i in range(n):
-        a = args[i]
-        if isinstance(a, ndarray):
-            arr = a
-            if type(a) is not ndarray or not (PyArray_TYPE(arr) == NPY_DOUBLE or PyArray_TYPE(arr) == NPY_FLOAT) or \
-                    not PyArray_ISBEHAVED_RO(arr) or not PyArray_ISCONTIGUOUS(arr):
-                return None
-            for j in range(i):
-                if isinstance(args[j], ndarray):
-                    other = args[j]
-                    if PyArray_DATA(other) < <void*>(<char*>PyArray_DATA(arr) + PyArray_NBYTES(arr)) and \
-                            PyArray_DATA(arr) < <void*>(<char*>PyArray_DATA(other) + PyArray_NBYTES(other)):
-                        return None
-        elif not PyFloat_CheckExact(a) and not is_float64(a):
-            return None
-    tape = Tape.__new__(Tape, f)
-    inputs, derivs = [], []
-    for i in range(n):
-        a = args[i]
-        if not isinstance(a, ndarray):
-            inputs.append(tape.scalar(a, True))
-            derivs.append(inputs[i])
-            continue
-        arr = a
-        shadow = PyArray_ZEROS(PyArray_NDIM(arr), PyArray_DIMS(arr), PyArray_TYPE(arr), 0)
-        array = tape.own_array(arr)
-        buf = array.place.buf
-        buf.owner = arr
-        buf.caller_owned = True
-        buf.active = True
-        buf.borrowed_shadow = True
-        buf.shadow = <char*>PyArray_DATA(shadow)
-        buf.shadow_owner = shadow
-        buf.lane_bytes = buf.nbytes
-        inputs.append(array)
-        derivs.append(shadow)
-    try:
-        result = tape.call(f, tuple(inputs), {})
-        tape.alive = False
-        if type(result) is not Adjoint or (<Adjoint>result).ctx is not tape:
-            result = scalar_result(tape, f, result)
-        value = number(result) if type(result) is Adjoint else result
-        tape.start_sweep(1)
-        try:
-            if type(result) is Adjoint and (<Adjoint>result).slot != NONE:
-                tape.adjoints[(<Adjoint>result).slot] += 1.0
-                tape.run_sweep()
-            for i in range(n):
-                if type(derivs[i]) is Adjoint:
-                    derivs[i] = tape.adjoints[(<Adjoint>derivs[i]).slot]
-        finally:
-            tape.end_sweep()
-    finally:
-        tape.close()
-    return tuple(derivs), value
-
-
-cdef object scalar_result(Tape tape, object f, object result):
-    """A result that is not an Adjoint of this tape, checked to be a scalar nevertheless."""
-    check_return(tape, Reverse, f, Active, result)
-    if is_array(result):
-        tape.alive = True
-        result = result[()]
-        tape.alive = False
-    return result
+if not cyad_install_scalar(Adjoint, sizeof(AdjointLayout)):
+    raise ImportError("cyad._adjoint was built for another layout of extension types")
+register_types(Adjoint, None, AdjointArray, None)

@@ -12,30 +12,28 @@ Thread safety: a context belongs to the thread of its call. The contexts of hand
 """
 cimport cython
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from cpython.long cimport PyLong_CheckExact
 from cpython.object cimport PyObject_RichCompare
 from cpython.ref cimport PyObject
 from libc.math cimport isfinite
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 from numpy cimport (
-    NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_DATA, PyArray_ISBEHAVED_RO, PyArray_NDIM,
-    PyArray_TYPE, import_array, ndarray, npy_intp,
+    NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_ISBEHAVED_RO, PyArray_NDIM, PyArray_TYPE, import_array, ndarray,
+    npy_intp,
 )
 
 from cyad._arguments cimport as_call, unwrap, wrap_all
 from cyad._redirect cimport current, swap_current
-from cyad._shadow cimport Buffer, View, behind_lane_axis, broadcast_strides, buffer_of_new, same_geometry, view_of
+from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, view_of
 from cyad._tracked cimport (
-    DOUBLE, SINGLE, WEAK, Context, PushAll, TrackedArray, as_number, below, binary, buffer_over, check_alive, check_storable,
-    dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, float_warning, general_elementwise, is_array, is_box, is_tracked,
-    lane_of, number, own_copy, plain_value, power, primal_at, register_types, scalar_attribute, scalar_fits, warn, wrap_box,
-    wrap_over, write_primal, context_of,
-    modular, warn_operator,
+    DOUBLE, SINGLE, WEAK, Context, PushAll, TrackedArray, as_number, below, binary, buffer_over, check_alive,
+    check_storable, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, general_elementwise, is_array,
+    is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, register_types, scalar_attribute,
+    scalar_fits, warn, wrap_box, wrap_over, write_primal, context_of, modular, warn_operator,
 )
 from cyad.rules._kernels cimport (
-    CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, cyad_has_partials,
-    cyad_partials, cyad_strong, partials_at,
+    CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate,
+    cyad_has_partials, cyad_partials, cyad_strong, partials_at,
 )
 
 import math

@@ -18,9 +18,9 @@ cimport cython
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from numpy cimport (
-    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_MAXDIMS, PyArray_DESCR, PyArray_DIMS, PyArray_CHKFLAGS, PyArray_Descr,
-    PyArray_DescrFromType, PyArray_DATA, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES,
-    PyArray_TYPE, dtype, import_array, ndarray, npy_intp,
+    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, PyArray_DIMS, PyArray_CHKFLAGS, PyArray_Descr, PyArray_DescrFromType,
+    PyArray_DATA, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray,
+    npy_intp,
 )
 
 import_array()

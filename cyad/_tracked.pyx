@@ -17,13 +17,13 @@ Thread safety: a tracked value belongs to the thread that runs its call; there i
 """
 cimport cython
 from cpython.buffer cimport PyObject_GetBuffer
-from cpython.object cimport PyObject_RichCompare, Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, Py_NE
+from cpython.object cimport PyObject_RichCompare
 from cpython.ref cimport PyObject, PyTypeObject
 from libc.math cimport isfinite
 from numpy cimport (
     NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_DATA, PyArray_DescrFromType, PyArray_DIMS,
-    PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_ISCONTIGUOUS, PyArray_ISNOTSWAPPED, PyArray_NDIM, PyArray_SIZE,
-    PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_intp,
+    PyArray_ISBEHAVED_RO, PyArray_ISCONTIGUOUS, PyArray_ISNOTSWAPPED, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES,
+    PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
 from cyad._redirect cimport swap_current
@@ -36,9 +36,7 @@ import types
 
 import numpy as np
 
-from cyad.errors import (
-    ActiveStoreError, ActivityError, ADError, EscapedValueError, MissingRuleError,
-)
+from cyad.errors import ActiveStoreError, ActivityError, ADError, EscapedValueError, MissingRuleError
 from cyad.rules._kernels import rows_by_name
 
 cdef extern from "numpy/arrayobject.h":

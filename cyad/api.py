@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cyad._adjoint import plain_gradient, run_reverse
+from cyad._reverse import plain_gradient, run_reverse
 from cyad._creation import catch_libraries
 from cyad._dual import run_forward
 from cyad._structures import flatten, is_leaf, is_structure
