@@ -32,11 +32,13 @@ from cyad.errors import (
     MissingRuleError,
     TapeError,
 )
+from cyad.split import SplitTape, autodiff_thunk
 
 __all__ = [
     "ADError", "Active", "ActiveStoreError", "ActivityError", "Adjoint", "AdjointArray", "BatchDuplicated",
     "BatchDuplicatedNoNeed", "BatchMixedDuplicated", "Const", "Dual", "DualArray", "Duplicated", "DuplicatedNoNeed",
     "EscapedValueError", "Forward", "ForwardWithPrimal", "LockedArrayError", "MissingRuleError", "MixedDuplicated",
     "Mode", "Ref", "Reverse", "ReverseHolomorphic", "ReverseHolomorphicWithPrimal", "ReverseSplitNoPrimal",
-    "ReverseSplitWithPrimal", "ReverseWithPrimal", "Tape", "TapeError", "autodiff", "gradient", "rules",
+    "ReverseSplitWithPrimal", "ReverseWithPrimal", "SplitTape", "Tape", "TapeError", "autodiff",
+    "autodiff_thunk", "gradient", "rules",
 ]

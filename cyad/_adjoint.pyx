@@ -832,6 +832,7 @@ cdef class Tape(Recording):
         if slot != NONE:
             check_storable(a)
         where = element_number(offset, 4 if single else 8)
+        buf.written = True
         if buf.referred and buf.referred_from <= offset < buf.referred_to:
             number = self.number_of(buf)
             self.undo.append(self.count)
@@ -910,6 +911,7 @@ cdef class Tape(Recording):
     cdef int before_overwrite(self, TrackedArray target, object key) except -1:
         cdef Undo node
         cdef Buffer buf = target.place.buf
+        buf.written = True
         if not buf.referred or target.place.last <= buf.referred_from or buf.referred_to <= target.place.first:
             return 0
         node = Undo.__new__(Undo)

@@ -18,7 +18,7 @@ from cyad._tracked cimport (
 
 import numpy as np
 
-from cyad.activity import Active, Annotation
+from cyad.activity import Active, Annotation, Input
 from cyad.errors import ActivityError
 
 import_array()
@@ -28,6 +28,7 @@ cdef Py_ssize_t SEARCH_LIMIT = 100_000   # steps in the search for an element th
 cdef extern from "numpy/arrayobject.h":
     ctypedef int NPY_ORDER
     NPY_ORDER NPY_CORDER
+    NPY_ORDER NPY_KEEPORDER
     ndarray PyArray_NewCopy(ndarray arr, NPY_ORDER order)
 
 
@@ -39,22 +40,17 @@ cdef bint overlaps_itself(ndarray arr) except -1:
 cdef class Argument:
     """An array argument while its call runs: the tracked array, and the caller's shadows if they must be copied back."""
 
-    cdef TrackedArray tracked
-    cdef tuple shadows       # the caller's, one for each lane; None for Const
-    cdef bint private        # whether the call works on a copy of them
-    cdef ndarray given       # the caller's array, of which tracked may hold a copy
-
     @property
     def array(self):
         return self.tracked
 
 
-def wrap_arguments(Context ctx, list arrays, list shadows, list names):
-    """Tracked arrays over the caller's arrays, as a list of `Argument`.
+def wrap_arguments(Context ctx, list arrays, list shadows, list names, bint keep=False):
+    """Tracked arrays over the caller's arrays, as a list of `Argument`; over copies if they are to be kept.
 
-    `shadows` has a tuple of W arrays for each array, None for a Const one. Arrays that overlap in memory become views of one buffer
-    if their shadows overlap likewise; otherwise such memory may only be read. So may arrays that share a shadow but no
-    memory: in reverse mode both add to it.
+    `shadows` has a tuple of W arrays for each array, None for a Const one, an empty one for an Input. Arrays that overlap
+    in memory become views of one buffer if their shadows overlap likewise; otherwise such memory may only be read. So may
+    arrays that share a shadow but no memory: in reverse mode both add to it.
     """
     cdef list out = []
     cdef list shared
@@ -70,6 +66,7 @@ def wrap_arguments(Context ctx, list arrays, list shadows, list names):
         if argument.shadows is not None and not PyArray_ISBEHAVED_RO(arr):
             raise ActivityError(f"{names[i]} is byte-swapped or misaligned; pass {names[i]}.astype({arr.dtype.type.__name__})")
         argument.given = arr
+        argument.source = source
         if overlaps_itself(arr):
             # Elements share memory, but each has a derivative of its own.
             if PyArray_CHKFLAGS(arr, NPY_ARRAY_WRITEABLE):
@@ -91,13 +88,13 @@ def wrap_arguments(Context ctx, list arrays, list shadows, list names):
         if argument.tracked.place is not None:
             continue
         group = reachable(out, i)
-        if len(group) == 1 or ctx.outer is None and map_alike(group) or all([
+        if len(group) == 1 or ctx.outer is None and map_alike(group) or not (keep and ctx.outer is not None) and all([
                 (<Argument>other).shadows is None and (<Argument>other).given is (<Argument>other).tracked.arr
                 for other in group]):
-            share_buffer(ctx, group, names[i], any([(a in group) != (b in group) for a, b in shared]))
+            own_or_share(ctx, group, names[i], any([(a in group) != (b in group) for a, b in shared]), keep)
             continue
         for other in group:
-            share_buffer(ctx, [other], names[out.index(other)], True)
+            own_or_share(ctx, [other], names[out.index(other)], True, keep)
     return out
 
 
@@ -179,7 +176,7 @@ cdef bint map_alike(list group) except -1:
     for a in group:
         if a.given is not a.tracked.arr:
             return False   # a copy: what is written into the others does not reach it
-        if a.shadows is None or first.shadows is None or len(a.shadows) != len(first.shadows):
+        if not a.shadows or not first.shadows or len(a.shadows) != len(first.shadows):
             return False
         if same_place(a.given, first.given) and all([same_place(d, e) for d, e in zip(a.shadows, first.shadows)]):
             continue
@@ -211,6 +208,66 @@ cdef Py_ssize_t distance(Argument a, Py_ssize_t lane) except? -1:
     return <char*>PyArray_DATA(shadow) - <char*>PyArray_DATA(arr)
 
 
+cdef int own_or_share(Context ctx, list group, str name, bint conflict, bint keep) except -1:
+    return keep_buffer(ctx, group, name, conflict) if keep else share_buffer(ctx, group, name, conflict)
+
+
+cdef int keep_buffer(Context ctx, list group, str name, bint conflict) except -1:
+    """A buffer of our own for a group of arguments, with their values: what a recording refers to must not change after the call.
+
+    It has no shadow between sweeps.
+    """
+    cdef Argument a, first = group[0]
+    cdef Buffer buf
+    cdef Py_ssize_t low, high, start, stop
+    cdef object given
+    if len(group) == 1:
+        if is_array(first.tracked.prim):
+            prim = first.tracked.prim.copy()
+            first.tracked.arr = (<TrackedArray>prim).arr
+        else:
+            prim = first.tracked.arr = PyArray_NewCopy(first.tracked.arr, NPY_KEEPORDER)
+        first.tracked.prim = prim
+        buf = buffer_over(first.tracked.arr)
+    else:
+        low, high = extent_of(first.tracked.arr)
+        for a in group[1:]:
+            start, stop = extent_of(a.tracked.arr)
+            low, high = min(low, start), max(high, stop)
+        block = np.empty(high - low, np.uint8)
+        for a in group:
+            start, stop = extent_of(a.given)
+            given = <object>a.given
+            a.tracked.arr = np.ndarray(given.shape, given.dtype, block, <Py_ssize_t>PyArray_DATA(a.given) - low,
+                                       given.strides)
+            a.tracked.arr[...] = a.given
+            a.tracked.prim = a.tracked.arr
+        buf = Buffer.__new__(Buffer)
+        buf.data = <char*>PyArray_DATA(<ndarray>block)
+        buf.nbytes = high - low
+        buf.typenum = PyArray_TYPE(first.tracked.arr)
+        buf.owner = block
+    buf.name = name
+    buf.conflict = conflict
+    buf.active = first.shadows is not None
+    buf.constant = not buf.active
+    for a in group:
+        a.tracked.place = view_of(buf, a.tracked.arr)
+        if not PyArray_CHKFLAGS(a.given, NPY_ARRAY_WRITEABLE):
+            a.tracked.arr.setflags(write=False)
+    return 0
+
+
+cdef int write_back(list arguments) except -1:
+    """What the function wrote into the copies, into the caller's arrays."""
+    cdef Argument a
+    for a in arguments:
+        if a.tracked.place.buf.written or a.tracked.place.buf.exposed:
+            if PyArray_CHKFLAGS(a.tracked.arr, NPY_ARRAY_WRITEABLE):
+                a.source[...] = a.tracked.prim
+    return 0
+
+
 cdef int share_buffer(Context ctx, list group, str name, bint conflict) except -1:
     """One buffer for a group of arguments; the caller's own shadow where its geometry allows, a private one otherwise.
 
@@ -230,7 +287,6 @@ cdef int share_buffer(Context ctx, list group, str name, bint conflict) except -
     buf.typenum = PyArray_TYPE(first.tracked.arr)
     buf.owner = first.tracked.arr if len(group) == 1 else [(<Argument>a).tracked.arr for a in group]
     buf.name = name
-    buf.caller_owned = True
     for a in group:
         a.tracked.place = view_of(buf, a.tracked.arr)
     buf.conflict = conflict
@@ -256,7 +312,7 @@ cdef int share_buffer(Context ctx, list group, str name, bint conflict) except -
     return 0
 
 
-cdef tuple wrap_all(Context ctx, list named, int width):
+cdef tuple wrap_all(Context ctx, list named, int width, bint keep):
     """The values to call a function with, for its annotated arguments; and the `Argument`s among them."""
     cdef list values = [], arrays = [], shadows = [], names = [], places = []
     cdef Context own
@@ -273,19 +329,19 @@ cdef tuple wrap_all(Context ctx, list named, int width):
         dval = getattr(a, "dval", None)
         values.append(val)
         if is_array(val) and not (<TrackedArray>val).boxed or type(val) is ndarray:
-            if dval is None and (val.dtype.kind not in "fc" or (type(val) is ndarray and not PyArray_ISBEHAVED_RO(val))):
+            if dval is None and type(a) is not Input and (val.dtype.kind not in "fc" or (type(val) is ndarray and not PyArray_ISBEHAVED_RO(val))):
                 continue
             arrays.append(val)
-            shadows.append(None if dval is None else dval if a.batched else (dval,))
+            shadows.append(() if type(a) is Input else None if dval is None else dval if a.batched else (dval,))
             names.append(name)
             places.append(i)
-        elif isinstance(a, Active):
+        elif isinstance(a, (Active, Input)):
             values[i] = ctx.variable_scalar(val, None)
         elif dval is not None:
             if not isinstance(val, (float, complex, np.number)):
                 raise ActivityError(f"{name}: a {type(val).__name__} is no array and no float; annotate its parts")
             values[i] = ctx.variable_scalar(val, dval if a.batched else (dval,))
-    arguments = wrap_arguments(ctx, arrays, shadows, names) if arrays else []
+    arguments = wrap_arguments(ctx, arrays, shadows, names, keep) if arrays else []
     for i, argument in zip(places, arguments):
         values[i] = (<Argument>argument).tracked
     return values, arguments

@@ -869,7 +869,7 @@ def run_forward(mode, f, returned, args, kwargs, list named, int width, bint bat
     cdef PyObject* old
     cdef list values, arguments
     cdef int lane
-    values, arguments = wrap_all(ctx, named, width)
+    values, arguments = wrap_all(ctx, named, width, False)
     positional, keywords = as_call(args, kwargs, named, values)
     try:
         old = swap_current(<PyObject*>ctx)

@@ -36,7 +36,7 @@ def run_reverse(mode, f, returned, args, kwargs, list named, int width, bint bat
     cdef object result, primal, name, a
     cdef bint seeded
     turn_shadows(mode, named)
-    values, arguments = wrap_all(tape, named, width)
+    values, arguments = wrap_all(tape, named, width, False)
     positional, keywords = as_call(args, kwargs, named, values)
     try:
         result = tape.call(f, positional, keywords)
@@ -161,7 +161,6 @@ def plain_gradient(f, tuple args):
         array = tape.own_array(arr)
         buf = array.place.buf
         buf.owner = arr
-        buf.caller_owned = True
         buf.active = True
         buf.borrowed_shadow = True
         buf.shadow = <char*>PyArray_DATA(shadow)

@@ -23,9 +23,9 @@ cdef class Buffer:
     cdef Py_ssize_t referred_from
     cdef Py_ssize_t referred_to
     cdef bint exposed
+    cdef bint written
     cdef bint constant
     cdef bint conflict
-    cdef bint caller_owned
     cdef bint borrowed_shadow
     cdef str name
 

@@ -132,7 +132,8 @@ cdef class Buffer:
     """A range of primal memory and its shadow.
 
     `active` says that some value in it depends on an input; `referred` that a tape needs values out of it (bytes
-    `referred_from` to `referred_to`); `exposed` that its plain memory was handed to compiled code; `constant` that it is a Const argument
+    `referred_from` to `referred_to`); `exposed` that its plain memory was handed to compiled code; `written`
+    that a tape saw a write into it; `constant` that it is a Const argument
     (named `name`); `conflict` that two shadows map it differently, so that it may only be read. `lanes` replaces `shadow` where the
     shadow itself is tracked by an outer differentiation.
     """

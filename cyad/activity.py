@@ -193,6 +193,12 @@ class BatchMixedDuplicated(Annotation):
         self.dval = tuple(dval)
 
 
+class Input(Annotation):
+    """An input whose shadow cyad keeps for itself (`_pullback`). Not public."""
+
+    __slots__ = ()
+
+
 def check_number(val, who):
     """Active and scalar shadows are for floats: integers have no derivative."""
     if isinstance(val, (bool, int, np.integer, np.bool_)):

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cyad._reverse import plain_gradient, run_reverse
+from cyad._annotated import LeafCall, annotate, is_structured, name_of, width_of
 from cyad._creation import catch_libraries
 from cyad._dual import run_forward
+from cyad._reverse import plain_gradient, run_reverse
 from cyad._structures import flatten, is_leaf, is_structure
 from cyad.activity import (
     Active,
@@ -36,10 +37,6 @@ class WithPrimal(NamedTuple):
     val: object
 
 
-def _name_of(f):
-    return getattr(f, "__qualname__", None) or type(f).__qualname__
-
-
 def _split_return(args):
     """The return annotation, if the first of the arguments is one, and the rest."""
     if args and isinstance(args[0], type) and issubclass(args[0], Annotation):
@@ -47,91 +44,11 @@ def _split_return(args):
     return None, args
 
 
-def _width_of(annotations):
-    """The batch width that the annotations agree on, and whether they are batched at all."""
-    width, batched, first = 1, False, None
-    for name, a in annotations:
-        if not hasattr(a, "dval"):
-            continue
-        own = len(a.dval) if a.batched else 1
-        if first is not None and (own != width or a.batched != batched):
-            raise ActivityError(f"batch widths differ: {first} has {width}, {name} has {own}; all shadows of a call "
-                                "need the same width")
-        if first is None:
-            width, batched, first = own, a.batched, name
-    return width, batched
-
-
-def _annotate(f, args, kwargs):
-    """Every argument as (name, annotation), positional ones first, then annotated keywords in call order."""
-    named = [(f"argument {i + 1} of {_name_of(f)}", a if isinstance(a, Annotation) else Const(a))
-             for i, a in enumerate(args)]
-    for key, a in kwargs.items():
-        if isinstance(a, Annotation):
-            named.append((f"argument {key!r} of {_name_of(f)}", a))
-    return named
-
-
-def _is_structured(annotation):
-    return not isinstance(annotation, Const) and is_structure(annotation.val)
-
-
-def _leaf_annotations(name, mode, a):
-    """A structured argument as annotated leaves, what puts them together again, and the leaves of its shadows."""
-    leaves, rebuild = flatten(a.val)
-    mixed = isinstance(a, (MixedDuplicated, BatchMixedDuplicated))
-    shadows = [d.value if mixed else d for d in (a.dval if a.batched else (a.dval,))]
-    lanes = [flatten(shadow)[0] for shadow in shadows]
-    for lane in lanes:
-        if len(lane) != len(leaves):
-            raise ActivityError(f"{name}: the shadow has {len(lane)} numbers and arrays, the value {len(leaves)}; "
-                                "they must have the same structure (make it by copying the value)")
-    annotated = []
-    for i, leaf in enumerate(leaves):
-        own = tuple(lane[i] for lane in lanes)
-        if isinstance(leaf, np.ndarray) or mode.forward:
-            annotated.append(BatchDuplicated(leaf, own) if a.batched else Duplicated(leaf, own[0]))
-        elif mixed:
-            annotated.append(Active(leaf))
-        else:
-            raise ActivityError(f"{name} holds a number, whose derivative has no place in a shadow that is changed in "
-                                "place; use MixedDuplicated with a Ref")
-    return annotated, rebuild, lanes
-
-
-def _autodiff_structured(mode, f, returned, args, kwargs):
+def _of_leaves(mode, f, returned, args, kwargs):
     """`autodiff` where an argument is a structure: of the function of its leaves."""
-    parts, flat = [], []
-    for i, a in enumerate(args):
-        a = a if isinstance(a, Annotation) else Const(a)
-        if _is_structured(a):
-            annotated, rebuild, lanes = _leaf_annotations(f"argument {i + 1} of {_name_of(f)}", mode, a)
-        else:
-            annotated, rebuild, lanes = [a], None, None
-        parts.append((a, len(flat), len(annotated), rebuild, lanes))
-        flat.extend(annotated)
-
-    @functools.wraps(f)
-    def of_leaves(*leaves, **keywords):
-        return f(*[leaves[at] if rebuild is None else rebuild(leaves[at:at + count])
-                   for _, at, count, rebuild, _ in parts], **keywords)
-
-    out = autodiff(mode, of_leaves, *([] if returned is None else [returned]), *flat, **kwargs)
-    if mode.forward:
-        return out
-    entries = []
-    for a, at, count, rebuild, lanes in parts:
-        if rebuild is None:
-            entries.append(out[0][at])
-            continue
-        entries.append(None)
-        if isinstance(a, (MixedDuplicated, BatchMixedDuplicated)):
-            for k, ref in enumerate(a.dval if a.batched else (a.dval,)):
-                derivs = [out[0][at + i] for i in range(count)]
-                ref.value = flatten(ref.value)[1]([
-                    shadow if d is None else shadow + (d[k] if isinstance(d, tuple) else d)
-                    for shadow, d in zip(lanes[k], derivs, strict=True)])
-    return (tuple(entries) + out[0][len(flat):], *out[1:])
+    call = LeafCall(mode, f, args)
+    out = autodiff(mode, call.f, *([] if returned is None else [returned]), *call.flat, **kwargs)
+    return out if mode.forward else (call.entries(out[0]), *out[1:])
 
 
 def autodiff(mode, f, *args, **kwargs):
@@ -177,13 +94,13 @@ def autodiff(mode, f, *args, **kwargs):
         f = f.val
     if not callable(f):
         raise ActivityError(f"autodiff needs a function to differentiate, not {type(f).__name__}")
-    if any(isinstance(a, Annotation) and _is_structured(a) for a in args):
+    if any(isinstance(a, Annotation) and is_structured(a) for a in args):
         for a in args:
             if mode.forward and isinstance(a, (MixedDuplicated, BatchMixedDuplicated)):
                 raise ActivityError(f"{type(a).__name__} has no meaning in forward mode; pass Duplicated(value, "
                                     "tangent)")
-        return _autodiff_structured(mode, f, returned, args, kwargs)
-    named = _annotate(f, args, kwargs)
+        return _of_leaves(mode, f, returned, args, kwargs)
+    named = annotate(f, args, kwargs)
     for name, a in named:
         if mode.forward and isinstance(a, (Active, MixedDuplicated, BatchMixedDuplicated)):
             raise ActivityError(f"{name} is {type(a).__name__}, which has no meaning in forward mode; pass "
@@ -191,7 +108,7 @@ def autodiff(mode, f, *args, **kwargs):
         if not mode.forward and isinstance(a, (Duplicated, BatchDuplicated)) and is_leaf(a.val) and not isinstance(
                 a.val, np.ndarray):
             raise ActivityError(f"{name} is a number; in reverse mode its derivative is returned: pass Active(value)")
-    width, batched = _width_of(named)
+    width, batched = width_of(named)
     catch_libraries()
     if mode.forward:
         return run_forward(mode, f, returned, args, kwargs, named, width, batched)
@@ -286,10 +203,10 @@ def _is_number(a):
 def _check_differentiable(a, position, f):
     if isinstance(a, np.ndarray):
         if a.dtype.kind not in "fc":
-            raise ActivityError(f"argument {position + 1} of {_name_of(f)} is an array of dtype {a.dtype}, which has "
+            raise ActivityError(f"argument {position + 1} of {name_of(f)} is an array of dtype {a.dtype}, which has "
                                 "no derivative; pass floats, or Const(...) if none is wanted")
         return
-    check_number(a, f"argument {position + 1} of {_name_of(f)}")
+    check_number(a, f"argument {position + 1} of {name_of(f)}")
 
 
 def _reverse_gradient(mode, f, args, kwargs, outs):
@@ -310,7 +227,7 @@ def _reverse_gradient(mode, f, args, kwargs, outs):
             annotated.append(Active(a))
             derivs.append(a)
     keywords = {k: v if isinstance(v, Annotation) else Const(v) for k, v in kwargs.items()}
-    named = _annotate(f, annotated, keywords)
+    named = annotate(f, annotated, keywords)
     full = mode.with_primal()
     entries, val = run_reverse(full, f, Active, annotated, keywords, named, 1, False)
     return tuple(e if isinstance(a, Active) else d for a, e, d in zip(annotated, entries, derivs, strict=False)), val
@@ -355,10 +272,10 @@ def _forward_gradient(mode, f, args, kwargs, outs, chunk):
             annotated.append(_lanes(a, tuple(lanes if isinstance(a, np.ndarray) else [lane[()] for lane in lanes])))
             offset += size
         keywords = {k: v if isinstance(v, Annotation) else Const(v) for k, v in kwargs.items()}
-        named = _annotate(f, annotated, keywords)
+        named = annotate(f, annotated, keywords)
         tangents, val = run_forward(mode.with_primal(), f, Duplicated, annotated, keywords, named, width, True)
         if np.ndim(val) or np.iscomplexobj(val):
-            raise ActivityError(f"gradient needs a real scalar function; {_name_of(f)} returned "
+            raise ActivityError(f"gradient needs a real scalar function; {name_of(f)} returned "
                                 f"{f'an array of shape {np.shape(val)}' if np.ndim(val) else 'a complex number'}: "
                                 "use jacobian, or autodiff with a tangent of your own")
         for i, k, lane, seed in directions:

@@ -159,6 +159,19 @@ assert_type(np.zeros(2).dtype, numpy.dtype[numpy.float64])
 assert_type(cyad.gradient(cyad.Reverse, through_scratch, x), tuple[Array])
 same: np.typing.NDArray[np.float64] = x
 
+# ---- split mode
+
+
+def weighed(x: Array, a: float) -> float:
+    return a * float_of(np.sum(x).item())
+
+
+forward, reverse = cyad.autodiff_thunk(cyad.ReverseSplitWithPrimal, weighed, cyad.Active)
+split_tape, split_primal, split_shadow = forward(cyad.Duplicated(x, np.zeros(2)), cyad.Active(2.0))
+kept: cyad.SplitTape = split_tape
+assert_type(kept.nbytes, int)
+assert_type(reverse(cyad.Duplicated(x, np.zeros(2)), cyad.Active(2.0), 1.0, split_tape), tuple[tuple[Any, ...]])
+
 # ---- errors
 
 

@@ -1,0 +1,3 @@
+from cyad._adjoint cimport Tape
+
+cdef object adjoint_value(Tape tape, object value, int lane, object primal)
