@@ -597,7 +597,8 @@ cdef class Tape(Recording):
     cdef object variable_scalar(self, object value, tuple lanes):
         return self.scalar(value, True)
 
-    cdef object elementwise(self, Row row, object x, object y):
+    cdef object elementwise(self, Row row, object x, object y, const double* given):
+        """One operation; `given` is its value where that is not NumPy's."""
         cdef double a, b = 0.0, value
         cdef int kind, other = WEAK
         cdef uint32_t slot_a = NONE, slot_b = NONE
@@ -621,9 +622,13 @@ cdef class Tape(Recording):
                 return general_elementwise(self, row, x, y)
             if other > kind:
                 kind = other
-        value = evaluate_scalar(row.op, a, b, kind)
-        if not isfinite(value):
-            warn(row, a, b, kind)
+        if given is NULL:
+            value = evaluate_scalar(row.op, a, b, kind)
+            if not isfinite(value):
+                warn(row, a, b, kind)
+        else:
+            value = given[0]
+            kind = DOUBLE
         if kind == WEAK:
             kind = DOUBLE   # np.f of a Python float is an np.float64
         if slot_a == NONE and slot_b == NONE:

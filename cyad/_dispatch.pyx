@@ -10,7 +10,7 @@ from numpy cimport ndarray
 
 from cyad._redirect cimport redirect_native, register_ufunc_handler, swap_current
 from cyad._tracked cimport (
-    Context, PushAll, TrackedArray, all_plain, apply, check_alive, check_conflict, context_among, context_of,
+    Context, PushAll, Scalar, TrackedArray, all_plain, apply, as_number, check_alive, check_conflict, context_among, context_of,
     derived_view, higher, is_active_anywhere, is_array, is_basic, is_scalar, is_tracked, leaves_of, link_row,
     object_operand, partial_maps, plain_key, plain_value, primal_at, primals_of, run_plain, run_primal, shares,
     within_64_bits, wrap_inactive, wrap_new, wrap_view,
@@ -735,6 +735,15 @@ def install_ufunc_hook():
 cdef object math_call(object original, PyObject* const* args, size_t nargsf, object kwnames):
     """`math.f` of a tracked number: the value is libm's, the partial that of the row."""
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), i
+    cdef Context ctx
+    cdef double value
+    if n == 1 and kwnames is None and is_scalar(<object>args[0]):
+        ctx = (<Scalar>args[0]).ctx
+        row = _ROWS_BY_ORIGINAL.get(original)
+        if row is not None and ctx.outer is None:
+            check_alive(ctx)
+            value = original((<Scalar>args[0]).value)
+            return ctx.elementwise(<Row>row, <object>args[0], None, &value)
     name = original.__name__
     if n == 0 or kwnames is not None:
         raise TypeError(f"math.{name} takes positional arguments only")
@@ -755,12 +764,20 @@ cdef object math_call(object original, PyObject* const* args, size_t nargsf, obj
     return composite(*values)
 
 
+cdef bint fits_double(object v) except -1:
+    cdef double value
+    cdef int kind
+    return is_scalar(v) or as_number(v, &value, &kind)
+
+
 cdef object math_value(Row row, object x, object y, double value):
     """An elementwise operation on scalars whose value is given."""
     cdef Context ctx = higher(context_of(x), context_of(y))
     check_alive(ctx)
     if row.refusal is not None:
         raise MissingRuleError(f"math.{row.name} of an active value: {row.refusal}")
+    if ctx.outer is None and row.scalar and not row.zero and fits_double(x) and (row.nin == 1 or fits_double(y)):
+        return ctx.elementwise(row, x, y, &value)
     xp, yp = within_64_bits(primal_at(ctx, x)), within_64_bits(primal_at(ctx, y))
     if ctx.outer is not None:
         out = math_value(row, xp, yp, value) if is_tracked(xp) or is_tracked(yp) else value
@@ -813,11 +830,16 @@ cdef dict _MATH_COMPOSITES = {
 }
 _MATH_STEPS = frozenset({"floor", "ceil", "trunc", "isnan", "isinf", "isfinite", "isclose", "ulp"})
 
+cdef dict _ROWS_BY_ORIGINAL = {}   # of one operand, with partials
+
 MATH_FUNCTIONS = tuple(sorted({*_MATH_ROWS, *_MATH_COMPOSITES, *_MATH_STEPS}))
 
 
 def install_math_hook(name):
-    redirect_native(math, name, "types", math_call)
+    original = redirect_native(math, name, "types", math_call)
+    cdef Row row = _MATH_ROWS.get(name)
+    if row is not None and row.nin == 1 and row.scalar and not row.zero and row.refusal is None:
+        _ROWS_BY_ORIGINAL[original] = row
 
 
 def dispatch_tracked(func, args, kwargs):

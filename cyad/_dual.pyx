@@ -161,13 +161,13 @@ cdef class Dual:
         return np.matmul(left, right)
 
     def __neg__(self):
-        return (<ForwardContext>self.ctx).elementwise(NEGATIVE, self, None)
+        return (<ForwardContext>self.ctx).elementwise(NEGATIVE, self, None, NULL)
 
     def __pos__(self):
         return self
 
     def __abs__(self):
-        return (<ForwardContext>self.ctx).elementwise(ABSOLUTE, self, None)
+        return (<ForwardContext>self.ctx).elementwise(ABSOLUTE, self, None, NULL)
 
     def __richcmp__(self, other, int op):
         cdef double x = (<Dual>self).value, y
@@ -515,7 +515,8 @@ cdef class ForwardContext(Context):
     cdef object variable_scalar(self, object value, tuple lanes):
         return self.result(value, [t if np.iscomplexobj(plain_value(value)) else real_tangent(t) for t in lanes])
 
-    cdef object elementwise(self, Row row, object x, object y):
+    cdef object elementwise(self, Row row, object x, object y, const double* given):
+        """One operation; `given` is its value where that is not NumPy's."""
         cdef double a, b = 0.0, value, px = 0.0, py = 0.0
         cdef int kind, other = WEAK, need
         cdef const double* ta = NULL
@@ -544,9 +545,13 @@ cdef class ForwardContext(Context):
                 return general_elementwise(self, row, x, y)
             if other > kind:
                 kind = other
-        value = evaluate_scalar(row.op, a, b, kind)
-        if not isfinite(value):
-            warn(row, a, b, kind)
+        if given is NULL:
+            value = evaluate_scalar(row.op, a, b, kind)
+            if not isfinite(value):
+                warn(row, a, b, kind)
+        else:
+            value = given[0]
+            kind = DOUBLE
         if kind == WEAK:
             kind = DOUBLE   # np.f of a Python float is an np.float64
         if ta is NULL and tb is NULL:

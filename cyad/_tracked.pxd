@@ -36,7 +36,7 @@ cdef class Context:
     cdef object title       # the function of the call, or words for it
 
     cdef TrackedArray new_array(self)
-    cdef object elementwise(self, Row row, object x, object y)
+    cdef object elementwise(self, Row row, object x, object y, const double* given)
     cdef object link(self, object out, list operands, object pushes, list pulls, object reads)
     cdef object load(self, TrackedArray a, char* address)
     cdef object total(self, TrackedArray a, object axis, bint keepdims, bint mean)

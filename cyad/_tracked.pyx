@@ -78,7 +78,7 @@ cdef class Context:
     cdef TrackedArray new_array(self):
         raise NotImplementedError("a context of no mode")
 
-    cdef object elementwise(self, Row row, object x, object y):
+    cdef object elementwise(self, Row row, object x, object y, const double* given):
         raise NotImplementedError("a context of no mode")
 
     cdef object link(self, object out, list operands, object pushes, list pulls, object reads):
@@ -558,7 +558,7 @@ cdef object apply(Row row, object x, object y):
     if row.nin == 2:
         ctx = higher(ctx, context_of(y))
     check_alive(ctx)
-    return ctx.elementwise(row, x, y)
+    return ctx.elementwise(row, x, y, NULL)
 
 
 cdef object object_operand(object value):

@@ -43,7 +43,7 @@ class SplitTape:
     >>> forward, reverse = autodiff_thunk(ReverseSplitNoPrimal, lambda x: math.sin(x) * x, Active)
     >>> tape = forward(Active(0.5))[0]
     >>> tape.nbytes
-    80
+    60
     """
 
     __slots__ = ("_activities", "_pullback", "_returned", "_shadow", "_thunk")
