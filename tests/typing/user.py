@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 import cyad
 import cyad.numpy as np
 from cyad.api import WithPrimal
+from cyad.testing import check_forward, check_grads, check_reverse
 
 Array = NDArray[numpy.float64]
 
@@ -171,6 +172,12 @@ split_tape, split_primal, split_shadow = forward(cyad.Duplicated(x, np.zeros(2))
 kept: cyad.SplitTape = split_tape
 assert_type(kept.nbytes, int)
 assert_type(reverse(cyad.Duplicated(x, np.zeros(2)), cyad.Active(2.0), 1.0, split_tape), tuple[tuple[Any, ...]])
+
+# ---- checks
+
+check_forward(total, cyad.Duplicated, (x, cyad.Duplicated), rtol=1e-6)
+check_reverse(scaled, cyad.Active, (x, cyad.BatchDuplicated), (2.0, cyad.Const), width=3)
+check_grads(scaled, x, 2.0, order=1, modes=["reverse"], rng=numpy.random.default_rng(2))
 
 # ---- errors
 
