@@ -381,7 +381,8 @@ cdef object structural(object rule, object func, object args, dict kwargs):
         return wrap_inactive(ctx, out)
     together = getattr(linear, "push_all", None)
     for k in active:
-        push, pull = linear(k)
+        # Maps may compute weights right away: values of the next level out, like the result.
+        push, pull = run_primal(ctx, linear, (k,), {})
         operands.append(leaves[k])
         pushes.append(push)
         pulls.append(pull)
