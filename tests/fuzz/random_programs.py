@@ -30,6 +30,39 @@ SCALAR_BINARY = ("{} + {}", "{} - {}", "math.tanh({}) * {}", "{} / (1.5 + np.cos
 CONSTANTS = ("0.3", "-0.6", "1.1", "2")
 SHAPES = ((2,), (3,), (4,), (5,), (2, 2), (2, 3), (3, 2), (3, 3), (4, 2))
 MOST_VARIABLES = 9
+SINGLE = ", dtype=np.float32"
+
+# Functions that programs call: they write what they are given, keep views, recurse.
+HELPERS = """
+def damp(u, c):
+    for i in range(len(u)):
+        u[i] = u[i] * math.cos(c) if u.ndim == 1 else np.tanh(u[i]) * c
+    return u[-1:]
+
+
+def shifted(u, c=0.3):
+    out = np.zeros_like(u)
+    out[1:] = u[:-1]
+    out[0] = c
+    return out
+
+
+def halves(u, depth=2):
+    if depth == 0 or len(u) < 2:
+        return np.sum(np.sin(u))
+    middle = len(u) // 2
+    u[:middle] += 0.1 * u[-1]
+    return halves(u[:middle], depth - 1) - 0.5 * halves(u[middle:][::-1], depth - 1)
+
+
+class Filter:
+    def __init__(self, state):
+        self.state = state
+
+    def __call__(self, u):
+        self.state[...] = 0.6 * self.state + 0.4 * u
+        return self.state
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +75,26 @@ class Variable:
 class Program:
     """What was drawn: the source of `program`, and an expression for each argument."""
 
-    def __init__(self, source, arguments):
-        self.source, self.arguments = source, arguments
+    def __init__(self, source, arguments, constant):
+        self.source, self.arguments, self.constant = source, arguments, constant
 
     def function(self):
         namespace = {"np": np, "math": math, "W": WEIGHTS}
         exec(compile(self.source, "<random program>", "exec"), namespace)
         return namespace["program"]
 
-    def values(self):
-        return [eval(text, {"np": np}) for text in self.arguments]
+    def values(self, double=False):
+        """Fresh arguments; `double` turns those in single precision to double."""
+        texts = [text.replace(SINGLE, "") for text in self.arguments] if double else self.arguments
+        return [eval(text, {"np": np}) for text in texts]
+
+    def is_double(self):
+        return not any(SINGLE in text for text in self.arguments)
 
     def __repr__(self):
         """A script that can be pasted; hypothesis prints it for a failure."""
-        arguments = "".join(f"    {text},\n" for text in self.arguments)
+        arguments = "".join(f"    cyad.Const({text}),\n" if constant else f"    {text},\n"
+                            for text, constant in zip(self.arguments, self.constant, strict=True))
         return ("\n\nimport math\n\nimport numpy as np\n\nimport cyad\n\nW = np.cos(np.arange(64.0))\n\n\n"
                 f"{self.source}\n\nargs = (\n{arguments})\nprint(cyad.gradient(cyad.Reverse, program, *args))\n"
                 f"print(cyad.gradient(cyad.Forward, program, *args))\n")
@@ -73,6 +112,7 @@ class Writer:
         self.lines = []
         self.indent = "    "
         self.names = itertools.count()
+        self.helpers = False
 
     def pick(self, options):
         return self.draw(st.sampled_from(options))
@@ -190,7 +230,10 @@ def ways_to_read(v, shape):
     if not shape:
         ways += [f"{name}[{', '.join(map(str, at))}]" for at in itertools.islice(np.ndindex(own), 6)]
         ways += [f"{name}[-1]" if len(own) == 1 else f"{name}[-1, -1]", f"np.sum({name})", f"{name}.mean()",
-                 f"np.max({name})", f"{name}.min()", f"np.var({name})", f"np.prod(np.cos({name}))"]
+                 f"np.max({name})", f"{name}.min()", f"np.var(np.arctan({name}))", f"np.prod(np.cos({name}))",
+                 f"np.linalg.norm(1.0 + np.tanh({name}))", f"np.ptp({name})", f"np.sum({name}[:0])",
+                 f"({name}[{', '.join('0' * len(own))}, ...] + 0.5)", f"{name}[np.array(-1)].sum()",
+                 f"{name}.ravel()[np.argmax({name})]", f"max({name}.ravel())", f"sum({name}.ravel().tolist()) / 4"]
         if len(own) == 1:
             ways += [f"{name} @ np.sin({name})", f"np.dot(W[:{own[0]}], {name})"]
     elif len(shape) == 1 and len(own) == 1:
@@ -198,7 +241,12 @@ def ways_to_read(v, shape):
         ways += [f"{name}[{k}:{k + n}]" for k in range(m - n + 1)]
         if m == n:
             ways += [f"{name}[::-1]", f"np.cumsum({name})", f"np.concatenate([{name}[1:], {name}[:1]])",
-                     f"np.flip({name})", f"np.roll({name}, 1)", f"W[:{n}] * {name}"]
+                     f"np.flip({name})", f"np.roll({name}, 1)", f"W[:{n}] * {name}", f"np.sort({name})",
+                     f"{name}[np.argsort({name})]", f"np.concatenate([{name}[:0], {name}])", f"np.pad({name}, 1)[1:-1]",
+                     f"np.convolve({name}, W[:1], 'same')", f"np.maximum.accumulate({name})", f"np.hstack([{name}])",
+                     f"np.array([t * 0.5 for t in {name}])", f"np.cumprod(np.cos({name}))",
+                     f"np.gradient(np.append({name}, 0.7))[1:]",
+                     f"np.real(np.fft.ifft(np.fft.fft({name}) * W[:{n}]))"]
         if (m + 1) // 2 == n:
             ways += [f"{name}[::2]"]
         if m // 2 == n:
@@ -206,7 +254,11 @@ def ways_to_read(v, shape):
         if 2 * m == n:
             ways += [f"np.concatenate([{name}, np.sin({name})])", f"np.repeat({name}, 2)"]
         if m - 1 == n:
-            ways += [f"np.diff({name})"]
+            ways += [f"np.diff({name})", f"np.lib.stride_tricks.sliding_window_view({name}, 2) @ W[:2]",
+                     f"np.sin(np.lib.stride_tricks.sliding_window_view({name}, 2)).sum(-1)", f"np.delete({name}, 1)"]
+        if m - 2 == n:
+            ways += [f"{name}[2:] - {name}[:-2]", f"np.lib.stride_tricks.sliding_window_view({name}, 3).max(axis=1)",
+                     f"np.lib.stride_tricks.sliding_window_view({name}, 3)[:, 1]"]
     elif len(shape) == 1:
         if own[1] == shape[0]:
             ways += [f"{name}[{i}]" for i in range(own[0])]
@@ -216,15 +268,19 @@ def ways_to_read(v, shape):
         if min(own) == shape[0]:
             ways += [f"np.diagonal({name})"]
         if math.prod(own) == shape[0]:
-            ways += [f"{name}.ravel()", f"{name}.T.reshape(-1)"]
+            ways += [f"{name}.ravel()", f"{name}.T.reshape(-1)", f"{name}.flatten('F')", f"np.vstack([{name}]).flat[:]"]
     elif len(own) == 2:
         p, q = shape
         if own == (q, p):
             ways += [f"{name}.T", f"np.swapaxes({name}, 0, 1)"]
         if own == shape:
             ways += [f"{name}[::-1]", f"{name}[:, ::-1]", f"np.cumsum({name}, axis=1)", f"np.roll({name}, 1, axis=0)"]
+            ways += [f"np.sort({name}, axis=0)", f"np.tril({name})",
+                     f"np.take_along_axis({name}, np.argsort({name}, 1), 1)", f"np.stack(list({name}))",
+                     f"np.einsum('ij->ij', {name})", f"{name}[np.argsort({name}[:, 0])]"]
             if p == q:
-                ways += [f"{name} @ np.cos({name}.T)"]
+                ways += [f"{name} @ np.cos({name}.T)", f"np.linalg.solve(4.0 * np.eye({p}) + np.cos({name}), {name})",
+                         f"np.linalg.inv(4.0 * np.eye({p}) + np.sin({name}))"]
         elif math.prod(own) == p * q:
             ways += [f"{name}.reshape({p}, {q})", f"{name}.reshape(({p}, {q}), order='F')"]
         if own[0] > p and own[1] >= q:
@@ -234,7 +290,8 @@ def ways_to_read(v, shape):
         if own[0] == q:
             ways += [f"np.broadcast_to({name}, ({p}, {q}))"]
             if p == 2:
-                ways += [f"np.stack([{name}, np.sin({name})])"]
+                ways += [f"np.stack([{name}, np.sin({name})])", f"np.array([{name}, {name} * 2.0])",
+                         f"np.array([list({name}), {name}[::-1].tolist()])"]
         if own[0] == p * q:
             ways += [f"{name}.reshape({p}, {q})"]
     return ways
@@ -312,6 +369,41 @@ def take_view_that_may_not_be_written(w):
 
 
 @statement
+def call_helper(w):
+    """Another function writes into what it is given, or keeps it."""
+    w.helpers = True
+    v = w.pick(w.arrays(writable=True) or w.arrays())
+    kind = w.draw(st.integers(0, 3)) if v.writable else 1
+    if kind == 0:
+        w.new((1, *v.shape[1:]), f"damp({v.name}, {w.leaf(())})")
+    elif kind == 1:
+        w.new(v.shape, f"shifted({v.name}{w.pick(('', ', c=' + w.leaf(())))})")
+    elif kind == 2:
+        w.new((), f"halves({v.name})")
+    else:
+        name = f"h{next(w.names)}"
+        w.line(f"{name} = Filter({w.pick(('np.zeros_like({})', '{}.copy()', '{}')).format(v.name)})")
+        w.line(f"{name}({w.expression(v.shape)})")
+        w.new(v.shape, f"{name}({v.name})")
+
+
+@statement
+def look_at_a_number_as_an_array(w):
+    """An array without axes: a view of one element, or scratch."""
+    v = w.pick(w.arrays(writable=True) or w.arrays())
+    z = f"z{next(w.names)}"
+    place = ", ".join(str(w.pick(range(n))) for n in v.shape)
+    if v.writable and w.chance(2):
+        w.line(f"{z} = {v.name}[{place}, ...]")
+    else:
+        w.line(f"{z} = np.{w.pick(('zeros(())', 'array(0.25)', 'full((), 0.5)'))}")
+    operator, value = augmented(w, ())
+    w.line(f"{z}[...] = {value}" if operator == "=" else f"{z} {operator} {value}")
+    w.line(f"{z}[()] += 0.5 * {v.name}[{place}]")
+    w.new((), f"{z} * 1.0")
+
+
+@statement
 def scratch(w):
     v = w.pick(w.arrays())
     kind = w.draw(st.integers(0, 7))
@@ -375,6 +467,16 @@ def write_region(w):
 
 
 @store
+def write_nothing(w):
+    """Places and values of no elements."""
+    v = w.pick(w.arrays(writable=True))
+    n = v.shape[0]
+    place = w.pick((f"{v.name}[{n}:]", f"{v.name}[1:1]", f"{v.name}[:0]", f"{v.name}[[]]", f"{v.name}[{v.name} > 1e9]",
+                    f"{v.name}[np.zeros(0, dtype=int)]", f"{v.name}[1:1][::-1]"))
+    w.line(f"{place} {w.pick(('=', '+=', '*='))} {w.leaf(())}")
+
+
+@store
 def write_overlapping(w):
     """The right-hand side is another view of the memory that is written."""
     v = w.pick(w.arrays(writable=True))
@@ -427,7 +529,32 @@ def write_out(w):
 def add_at(w):
     v = w.pick(w.arrays(1, writable=True) or w.arrays(writable=True))
     at = w.indices(3, v.shape[0])
-    w.line(f"np.add.at({v.name}, {at}, {w.leaf((3, *v.shape[1:]))})")
+    value = w.leaf((3, *v.shape[1:])) if w.draw(st.integers(0, 2)) else w.leaf(())
+    kind = w.draw(st.integers(0, 5))
+    if kind == 0:
+        w.line(f"np.subtract.at({v.name}, {at}, {value})")
+    elif kind == 1:
+        w.line(f"np.multiply.at({v.name}, {at}, np.cos({value}))")
+    else:
+        w.line(f"np.add.at({v.name}, {at}, {value})")
+
+
+@store
+def write_by_function(w):
+    v = w.pick(w.arrays(writable=True))
+    u = w.pick([u for u in w.arrays() if u.shape == v.shape])
+    last = math.prod(v.shape) - 1
+    w.line(w.pick((
+        f"np.copyto({v.name}, {w.expression(v.shape, 1)})", f"np.copyto({v.name}, {w.leaf(())}, where={u.name} > 0.1)",
+        f"np.put({v.name}, [0, {last}], {w.leaf(())})", f"{v.name}.fill({w.leaf(())})", f"{v.name}.sort()",
+        f"np.putmask({v.name}, {u.name} < 0.3, {u.name})", f"{v.name}.flat[::2] = {w.leaf(())}",
+        f"np.place({v.name}, {u.name} > 0.0, {u.name}.ravel()[:1])", f"{v.name}.flat[{last}] *= 0.5",
+        f"np.clip({v.name}, -0.7, {w.pick(('1.1', 'np.abs(' + u.name + ') + 0.2'))}, out={v.name})",
+        f"np.cumsum({u.name}, axis=0, out={v.name})", f"np.negative({u.name}, out={v.name})",
+        f"np.tanh({u.name}, out={v.name}, where=np.cos({u.name}) > 0.2)",
+        f"np.fill_diagonal({v.name}, {w.leaf(())})" if len(v.shape) == 2 else f"np.ravel({v.name})[0] = {w.leaf(())}",
+        f"{v.name}[{u.name} > 0.0] = np.cos({u.name})[{u.name} > 0.0]",
+    )))
 
 
 def element(w, v, i):
@@ -483,8 +610,9 @@ def double_loop(w):
 
 # ---- whole programs -------------------------------------------------------------------------------
 
-LAYOUTS = ("np.array({})", "np.array({})", "np.asfortranarray({})", "np.array({})[::-1]",
-           "np.repeat({}, 2, axis=0)[::2]", "np.array({}).T.copy().T")
+LAYOUTS = ("np.array({}{})", "np.array({}{})", "np.array({}{}, order='F')", "np.array({}{})[::-1]",
+           "np.repeat(np.array({}{}), 2, axis=0)[::2]", "np.array({}{}).T.copy().T",
+           "np.repeat(np.array({}{}), 3, axis=-1)[..., ::-3]")
 
 
 @st.composite
@@ -498,12 +626,16 @@ def programs(draw):
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=2))
     if draw(st.booleans()):
         shapes.append(())
-    rng = np.random.default_rng(draw(st.integers(0, 999)))
-    variables, arguments = [], []
-    for name, shape in zip("abc", shapes, strict=False):
-        variables.append(Variable(name, shape))
-        values = np.round(rng.uniform(-1.5, 1.5, size=shape), 2).tolist()
-        arguments.append(draw(st.sampled_from(LAYOUTS)).format(values) if shape else repr(values))
+    # No two values are the same, and none is round: where values tie, the derivative is a convention and differences
+    # are no oracle.
+    values = iter(np.random.default_rng(draw(st.integers(0, 999))).permutation(np.arange(-149.5, 150.0)) / 100)
+    dtypes = st.sampled_from(("",) * 9 + (SINGLE,))
+    variables, arguments, constant = [], [], []
+    for name, shape in zip("abcd", shapes, strict=False):
+        constant.append(bool(shape) and name != "a" and not draw(st.integers(0, 5)))
+        variables.append(Variable(name, shape, not constant[-1]))
+        own = np.array(list(itertools.islice(values, math.prod(shape)))).reshape(shape).tolist()
+        arguments.append(draw(st.sampled_from(LAYOUTS)).format(own, draw(dtypes)) if shape else repr(own))
     names = ", ".join(v.name for v in variables)
     w = Writer(draw, variables)
     while draw(st.integers(0, 9)):
@@ -513,4 +645,5 @@ def programs(draw):
     for k, v in enumerate(w.variables):
         terms.append(f"np.dot(W[{k}:{k + math.prod(v.shape)}], {v.name}.ravel())" if v.shape else f"0.7 * {v.name}")
     w.line("return " + (" + ".join(terms)))
-    return Program(f"def program({names}):\n" + "\n".join(w.lines) + "\n", arguments)
+    source = f"def program({names}):\n" + "\n".join(w.lines) + "\n"
+    return Program(HELPERS.lstrip() + "\n\n" + source if w.helpers else source, arguments, constant)

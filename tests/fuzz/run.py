@@ -19,7 +19,8 @@ def main():
     start, lines = time.perf_counter(), []
 
     @seed(options.seed)
-    @settings(max_examples=options.count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=options.count, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+              report_multiple_bugs=False)
     @given(programs())
     def run(program):
         lines.append(program.source.count("\n"))
