@@ -547,8 +547,9 @@ def write_by_function(w):
     w.line(w.pick((
         f"np.copyto({v.name}, {w.expression(v.shape, 1)})", f"np.copyto({v.name}, {w.leaf(())}, where={u.name} > 0.1)",
         f"np.put({v.name}, [0, {last}], {w.leaf(())})", f"{v.name}.fill({w.leaf(())})", f"{v.name}.sort()",
-        f"np.putmask({v.name}, {u.name} < 0.3, {u.name})", f"{v.name}.flat[::2] = {w.leaf(())}",
-        f"np.place({v.name}, {u.name} > 0.0, {u.name}.ravel()[:1])", f"{v.name}.flat[{last}] *= 0.5",
+        f"np.putmask({v.name}, {u.name} < 0.3, {u.name}.astype({v.name}.dtype))", f"{v.name}.flat[::2] = {w.leaf(())}",
+        f"np.place({v.name}, {u.name} > 0.0, {u.name}.ravel()[:1].astype({v.name}.dtype))",
+        f"{v.name}.flat[{last}] *= 0.5",
         f"np.clip({v.name}, -0.7, {w.pick(('1.1', 'np.abs(' + u.name + ') + 0.2'))}, out={v.name})",
         f"np.cumsum({u.name}, axis=0, out={v.name})", f"np.negative({u.name}, out={v.name})",
         f"np.tanh({u.name}, out={v.name}, where=np.cos({u.name}) > 0.2)",
