@@ -33,12 +33,13 @@ from cyad.errors import (
     TapeError,
 )
 from cyad.split import SplitTape, autodiff_thunk
+from cyad.structures import chunked_onehot, make_zero, onehot, ravel, set_zero
 
 __all__ = [
     "ADError", "Active", "ActiveStoreError", "ActivityError", "Adjoint", "AdjointArray", "BatchDuplicated",
     "BatchDuplicatedNoNeed", "BatchMixedDuplicated", "Const", "Dual", "DualArray", "Duplicated", "DuplicatedNoNeed",
     "EscapedValueError", "Forward", "ForwardWithPrimal", "LockedArrayError", "MissingRuleError", "MixedDuplicated",
     "Mode", "Ref", "Reverse", "ReverseHolomorphic", "ReverseHolomorphicWithPrimal", "ReverseSplitNoPrimal",
-    "ReverseSplitWithPrimal", "ReverseWithPrimal", "SplitTape", "Tape", "TapeError", "autodiff",
-    "autodiff_thunk", "gradient", "rules",
+    "ReverseSplitWithPrimal", "ReverseWithPrimal", "SplitTape", "Tape", "TapeError", "autodiff", "autodiff_thunk",
+    "chunked_onehot", "gradient", "make_zero", "onehot", "ravel", "rules", "set_zero",
 ]

@@ -5,15 +5,22 @@ function that puts one of the same structure together from other leaves. Anythin
 functions, integer arrays) is inactive and stays what it is. An array that appears twice is one leaf, and appears twice
 in what is put together; references in a circle are followed once.
 
-Rejected: registering classes, as libraries of pure functions do; existing code does not know of us.
+A structure is read once, into a tree of `Node`: what becomes of it later (the function that is differentiated may well
+assign to its arguments) does not change what is put together. Objects that lead to no leaf are not copied: a logger or
+an open file among the attributes stays the one that it is.
+
+Rejected: registering classes, as libraries of pure functions do; existing code does not know of us. Numbering the
+leaves by a second walk over the structure: it meets a number twice where references run in a circle through a tuple.
 """
+import collections
 import copy
+import functools
 import types
 
 import numpy as np
 
 _OPAQUE = (str, bytes, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType,
-           np.dtype, np.random.Generator, np.ufunc)
+           functools.partial, np.dtype, np.random.Generator, np.ufunc)
 
 
 def is_leaf(value):
@@ -27,66 +34,140 @@ def is_structure(value):
     """Whether a value may hold leaves without being one."""
     if is_leaf(value) or isinstance(value, (np.ndarray, np.generic, bool, int, *_OPAQUE)) or value is None:
         return False
-    return isinstance(value, (tuple, list, dict)) or hasattr(value, "__dict__")
+    if isinstance(value, tuple):
+        return not hasattr(value, "n_sequence_fields")   # time.struct_time and its like are records of the system
+    return isinstance(value, (list, dict, collections.deque)) or hasattr(value, "__dict__") or bool(_slots(type(value)))
+
+
+@functools.cache
+def _slots(cls):
+    """The attributes that instances keep outside their __dict__."""
+    names = []
+    for base in cls.__mro__:
+        own = base.__dict__.get("__slots__", ())
+        for name in (own,) if isinstance(own, str) else own:
+            if name not in ("__dict__", "__weakref__"):
+                private = name.startswith("__") and not name.endswith("__")
+                names.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
+    return tuple(names)
+
+
+class Leaf:
+    """The place of a leaf: its number."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index):
+        self.index = index
+
+
+class Node:
+    """A container or object: ``items`` and ``attributes`` as (key, part), a part being a Leaf, a Node, or Constant."""
+
+    __slots__ = ("attributes", "items", "leads_to_leaf", "parents", "value")
+
+    def __init__(self, value):
+        self.value = value
+        self.items, self.attributes, self.parents, self.leads_to_leaf = [], [], [], False
+
+
+class Constant:
+    """What is no leaf and holds none."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
 
 
 def flatten(structure):
     """``(leaves, rebuild)``: the leaves in order of appearance, and ``rebuild(leaves)`` for other ones."""
-    leaves, numbers, seen = [], {}, set()
-    _collect(structure, leaves, numbers, seen)
+    leaves, tree = parse(structure)
 
     def rebuild(values):
-        return _build(structure, list(values), numbers, iter([i for k, i in numbers.items() if type(k) is tuple]), {})
+        return _build(tree, list(values), {})
 
     return leaves, rebuild
 
 
-def _children(value):
-    if isinstance(value, dict):
-        return value.values()
-    if isinstance(value, (tuple, list)):
-        return value
-    return vars(value).values()
+def parse(structure):
+    """``(leaves, tree)``: the leaves, and where they stand."""
+    leaves, nodes = [], {}
+    tree = _read(structure, leaves, {}, nodes)
+    marked = [node for node in nodes.values() if node.leads_to_leaf]
+    while marked:
+        for parent in marked.pop().parents:
+            if not parent.leads_to_leaf:
+                parent.leads_to_leaf = True
+                marked.append(parent)
+    return leaves, tree
 
 
-def _collect(value, leaves, numbers, seen):
+def attributes_of(value):
+    """Name and value of every attribute that an instance keeps, in its __dict__ or in slots."""
+    own = getattr(value, "__dict__", None)
+    found = [] if own is None or own is value else list(own.items())
+    return found + [(name, getattr(value, name)) for name in _slots(type(value)) if hasattr(value, name)]
+
+
+def _read(value, leaves, arrays, nodes):
     if is_leaf(value):
-        # A number is itself wherever it stands; an array is one array.
-        if isinstance(value, np.ndarray):
-            if id(value) in numbers:
-                return
-            numbers[id(value)] = len(leaves)
-        else:
-            numbers[("number", len(leaves))] = len(leaves)
-        leaves.append(value)
-    elif is_structure(value) and id(value) not in seen:
-        seen.add(id(value))
-        for child in _children(value):
-            _collect(child, leaves, numbers, seen)
-
-
-def _build(value, values, numbers, scalars, built):
-    """`value` with other leaves; `scalars` yields the indices of the numbers, in the order in which they were met."""
-    if is_leaf(value):
-        return values[numbers[id(value)] if isinstance(value, np.ndarray) else next(scalars)]
+        if not isinstance(value, np.ndarray):   # a number is itself wherever it stands; an array is one array
+            leaves.append(value)
+            return Leaf(len(leaves) - 1)
+        if id(value) not in arrays:
+            arrays[id(value)] = Leaf(len(leaves))
+            leaves.append(value)
+        return arrays[id(value)]
     if not is_structure(value):
-        return value
-    if id(value) in built:
-        return built[id(value)]
-    if isinstance(value, tuple):
-        parts = [_build(v, values, numbers, scalars, built) for v in value]
-        out = built[id(value)] = type(value)(parts) if type(value) is tuple else type(value)(*parts)
-        return out
-    if isinstance(value, list):
-        out = built[id(value)] = copy.copy(value)
-        out[:] = [_build(v, values, numbers, scalars, built) for v in value]
-    elif isinstance(value, dict):
-        out = built[id(value)] = copy.copy(value)
-        for key, v in value.items():
-            out[key] = _build(v, values, numbers, scalars, built)
+        return Constant(value)
+    if id(value) in nodes:
+        return nodes[id(value)]
+    node = nodes[id(value)] = Node(value)
+    if isinstance(value, dict):
+        items = list(value.items())
     else:
-        out = built[id(value)] = copy.copy(value)
-        for key, v in vars(value).items():
-            # Frozen dataclasses refuse plain assignment.
-            object.__setattr__(out, key, _build(v, values, numbers, scalars, built))
+        items = list(enumerate(value)) if isinstance(value, (tuple, list, collections.deque)) else []
+    for own, found in ((node.items, items), (node.attributes, attributes_of(value))):
+        for key, child in found:
+            part = _read(child, leaves, arrays, nodes)
+            own.append((key, part))
+            if isinstance(part, Leaf):
+                node.leads_to_leaf = True
+            elif isinstance(part, Node):
+                part.parents.append(node)
+    return node
+
+
+def _build(part, values, built):
+    """What stands at a part of the tree, with other leaves."""
+    if isinstance(part, Leaf):
+        return values[part.index]
+    if isinstance(part, Constant):
+        return part.value
+    value = part.value
+    if id(part) in built:
+        return built[id(part)]
+    if isinstance(value, tuple):
+        items = [_build(p, values, built) for _, p in part.items]
+        if id(part) in built:   # made on the way, where references run in a circle
+            return built[id(part)]
+        out = built[id(part)] = tuple.__new__(type(value), items)
+    elif isinstance(value, (list, dict, collections.deque)):
+        out = built[id(part)] = copy.copy(value)
+        if isinstance(value, dict):
+            for key, p in part.items:
+                out[key] = _build(p, values, built)
+            if getattr(value, "__dict__", None) is value:   # attributes that are the entries
+                out.__dict__ = out
+        else:
+            items = [_build(p, values, built) for _, p in part.items]
+            out.clear()
+            out.extend(items)
+    elif not part.leads_to_leaf:
+        return value
+    else:
+        out = built[id(part)] = copy.copy(value)
+    for key, p in part.attributes:
+        object.__setattr__(out, key, _build(p, values, built))   # frozen dataclasses refuse plain assignment
     return out

@@ -147,6 +147,16 @@ assert_type(tape.gradient(y, s), float)
 du, ds = tape.gradient(y, (u, s))
 assert len(tape) > 0 and tape.nbytes > 0
 
+# ---- structures
+
+layer = {"w": x}
+assert_type(cyad.make_zero(layer), dict[str, Array])
+cyad.set_zero(cyad.make_zero(layer))
+assert_type(cyad.onehot(x), tuple[Array, ...])
+assert_type(cyad.chunked_onehot(layer, 2), tuple[tuple[dict[str, Array], ...], ...])
+vector, unravel = cyad.ravel(layer)
+assert_type(unravel(vector), dict[str, Array])
+
 # ---- NumPy by another name
 
 

@@ -1,0 +1,308 @@
+"""Structured arguments: what counts as one, what is shared, what becomes of numbers, and the public helpers."""
+import collections
+import dataclasses
+import functools
+import logging
+import pickle
+import time
+import types
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import cyad
+from cyad import ActivityError, Const, Forward, Reverse, gradient, make_zero, onehot, ravel, set_zero
+from cyad._structures import flatten
+
+BOTH = pytest.mark.parametrize("mode", [Forward, Reverse], ids=lambda m: m.name)
+
+
+class Pair(NamedTuple):
+    a: object
+    b: object
+
+
+class Triple(tuple):
+    """A tuple that is made of one argument."""
+
+
+@dataclasses.dataclass
+class Layer:
+    w: object
+    b: object
+    name: str = "layer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    w: object
+    b: object
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenSlots:
+    w: object
+    b: object
+
+
+class Slots:
+    __slots__ = ("__b", "w")
+
+    def __init__(self, w, b):
+        self.w, self.__b = w, b
+
+    @property
+    def b(self):
+        return self.__b
+
+
+class MoreSlots(Slots):
+    __slots__ = ("unset", "more")
+
+
+class Bunch(dict):
+    """A dict whose entries are attributes."""
+
+    def __init__(self, **entries):
+        super().__init__(entries)
+        self.__dict__ = self
+
+
+class Rows(list):
+    scale = None
+
+
+W, B = np.array([[1.0, 2.0], [3.0, 4.0]]), 0.5
+
+HOLDERS = {
+    "dict": (lambda: {"w": W, "b": B}, lambda p: (p["w"], p["b"])),
+    "ordered dict": (lambda: collections.OrderedDict(w=W, b=B), lambda p: (p["w"], p["b"])),
+    "defaultdict": (lambda: collections.defaultdict(list, w=W, b=B), lambda p: (p["w"], p["b"])),
+    "bunch": (lambda: Bunch(w=W, b=B), lambda p: (p.w, p["b"])),
+    "list": (lambda: [W, B], tuple),
+    "deque": (lambda: collections.deque([W, B], 5), tuple),
+    "tuple": (lambda: (W, B), tuple),
+    "tuple subclass": (lambda: Triple((W, B, "x")), lambda p: p[:2]),
+    "named tuple": (lambda: Pair(W, B), lambda p: (p.a, p.b)),
+    "dataclass": (lambda: Layer(W, B), lambda p: (p.w, p.b)),
+    "frozen": (lambda: Frozen(W, B), lambda p: (p.w, p.b)),
+    "frozen with slots": (lambda: FrozenSlots(W, B), lambda p: (p.w, p.b)),
+    "slots": (lambda: Slots(W, B), lambda p: (p.w, p.b)),
+    "inherited slots": (lambda: MoreSlots(W, B), lambda p: (p.w, p.b)),
+    "namespace": (lambda: types.SimpleNamespace(w=W, b=B), lambda p: (p.w, p.b)),
+    "nested": (lambda: {"in": [Pair(FrozenSlots(W, "s"), {"b": (B,)})], "n": 3},
+               lambda p: (p["in"][0].a.w, p["in"][0].b["b"][0])),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_every_kind_of_holder(mode, holder):
+    make, parts = HOLDERS[holder]
+    given = make()
+
+    def f(p):
+        w, b = parts(p)
+        assert type(p) is type(given)
+        return b * np.sum(w**2)
+
+    (g,) = gradient(mode, f, given)
+    assert type(g) is type(given)
+    dw, db = parts(g)
+    assert_allclose(dw, 2 * B * W)
+    assert_allclose(db, np.sum(W**2))
+    assert parts(given)[0] is W
+
+
+def test_attributes_of_a_list():
+    rows = Rows([W])
+    rows.scale = 3.0
+    (g,) = gradient(Reverse, lambda r: r.scale * np.sum(r[0]), rows)
+    assert g.scale == 10.0
+    assert_array_equal(g[0], np.full((2, 2), 3.0))
+
+
+@BOTH
+def test_shared_arrays_are_differentiated_once(mode):
+    p = {"a": W, "b": [W], "c": W[:]}
+    (g,) = gradient(mode, lambda p: np.sum(p["a"] * p["b"][0]) + np.sum(p["c"]), p)
+    assert g["a"] is g["b"][0]
+    assert_allclose(g["a"], 2 * W)
+    assert_array_equal(g["c"], np.ones((2, 2)))
+
+
+@BOTH
+def test_references_in_a_circle(mode):
+    p = Layer(W, 1.5)
+    p.me = p
+    around = [2.0]
+    around.append((around, 3.0))
+    p.around = around
+
+    def f(p):
+        assert p.me is p and p.around[1][0] is p.around
+        return p.me.me.b * np.sum(p.w) * p.around[0] * p.around[1][1] ** 2
+
+    (g,) = gradient(mode, f, p)
+    assert g.me is g and g.around[1][0] is g.around
+    assert (g.b, g.around[0], g.around[1][1]) == (180.0, 135.0, 180.0)
+    assert_array_equal(g.w, np.full((2, 2), 27.0))
+
+
+def test_a_number_in_a_circle_through_a_tuple_is_one_leaf():
+    inner = []
+    outer = (1.0, inner, 2.0)
+    inner.append(outer)
+    leaves, rebuild = flatten(outer)
+    assert leaves == [1.0, 2.0]
+    again = rebuild([3.0, 4.0])
+    assert again[0] == 3.0 and again[2] == 4.0 and again[1][0] is again
+
+
+def test_what_is_inactive_stays_what_it_is():
+    log, part, clock = logging.getLogger("cyad"), functools.partial(np.sum, axis=0), time.gmtime(0)
+    index = np.arange(3)
+    p = {"w": W, "log": log, "part": part, "clock": clock, "index": index, "none": None, "f": np.sin, "n": 3, "t": True}
+    (g,) = gradient(Reverse, lambda p: np.sum(p["part"](p["w"])), p)
+    assert list(g) == list(p)
+    for key in p:
+        assert key == "w" or g[key] is p[key], key
+    assert_array_equal(g["w"], np.ones((2, 2)))
+
+
+def test_assignments_to_a_structure_stay_inside():
+    p = Layer(W, 0.5)
+
+    def f(p):
+        p.w = p.w * 2.0
+        p.extra = p.w[0, 0]
+        p.b = None
+        return np.sum(p.w)
+
+    (g,) = gradient(Reverse, f, p)
+    assert p.w is W and p.b == 0.5 and not hasattr(p, "extra")
+    assert_array_equal(g.w, np.full((2, 2), 2.0))
+    assert g.b == 0.0
+
+
+@BOTH
+def test_structures_beside_arrays_numbers_and_constants(mode):
+    x = np.array([1.0, 2.0])
+    g = gradient(mode, lambda x, p, c, s: s * np.sum(x) * p["k"] * c["k"], x, {"k": 3.0}, Const({"k": 5.0}), 7.0)
+    assert_array_equal(g[0], [105.0, 105.0])
+    assert g[1:] == ({"k": 105.0}, None, 45.0)
+
+
+# ---- helpers --------------------------------------------------------------------------------------------------------
+
+def test_make_zero_keeps_types():
+    p = {"a": np.float32(2.0), "b": np.ones(2, np.float32), "c": 1j, "d": np.ones((2, 2), order="F"), "e": np.inf,
+         "f": (1.0, "s"), "g": Frozen(2.0, np.complex64(1j)), "i": np.arange(2), "n": np.nan}
+    z = make_zero(p)
+    assert type(z["a"]) is np.float32 and z["b"].dtype == np.float32 and z["c"] == 0j and z["d"].flags.f_contiguous
+    assert z["e"] == 0.0 and z["n"] == 0.0 and z["f"] == (0.0, "s") and z["i"] is p["i"]
+    assert z["g"] == Frozen(0.0, np.complex64(0)) and type(z["g"].b) is np.complex64
+    assert p["b"][0] == 1.0
+    assert make_zero(3.0) == 0.0 and make_zero("s") == "s"
+
+
+def test_make_zero_of_shared_and_circular():
+    p = [W, W]
+    p.append(p)
+    z = make_zero(p)
+    assert z[0] is z[1] and z[2] is z and not z[0].any()
+
+
+def test_set_zero():
+    p = Layer(W.copy(), 2.0)
+    p.parts = {"x": [1.0, (np.ones(2), "s")], "me": p}
+    x = p.parts["x"][1][0]
+    assert set_zero(p) is None
+    assert not p.w.any() and p.b == 0.0 and p.parts["x"][0] == 0.0 and not x.any() and p.name == "layer"
+    strided = np.ones((2, 3)).T
+    set_zero(strided)
+    assert not strided.any()
+
+
+@pytest.mark.parametrize("bad, said", [
+    (lambda x: 2.0, "number"), (lambda x: [x, (1.0, 2.0)], "tuple"), (lambda x: [x, Frozen(x, 2.0)], "Frozen holds"),
+    (lambda x: [x, np.broadcast_to(x, (2, 2))], "read-only"),
+], ids=["number", "tuple", "frozen", "read-only"])
+def test_set_zero_refuses_before_it_writes(bad, said):
+    x = np.ones(2)
+    with pytest.raises(ActivityError, match=said):
+        set_zero(bad(x))
+    assert x.all()
+
+
+def test_unit_vectors_of_a_structure():
+    p = {"a": 2.0, "b": np.zeros((2, 1), np.float32), "c": np.zeros(1, complex), "s": "s"}
+    units = onehot(p)
+    assert [(u["a"], u["b"].tolist(), u["c"].tolist()) for u in units] == [
+        (1.0, [[0.0], [0.0]], [0j]), (0.0, [[1.0], [0.0]], [0j]), (0.0, [[0.0], [1.0]], [0j]),
+        (0.0, [[0.0], [0.0]], [1.0 + 0j]), (0.0, [[0.0], [0.0]], [1j])]
+    assert units[1]["b"].dtype == np.float32
+    assert [u["a"] for u in onehot(p, 0, 2)] == [1.0, 0.0]
+    assert onehot(2.0) == (1.0,)
+    chunks = cyad.chunked_onehot(p, 2)
+    assert [len(c) for c in chunks] == [2, 2, 1]
+    assert_array_equal(chunks[2][0]["c"], [1j])
+    assert onehot(np.zeros((0, 3))) == () and cyad.chunked_onehot(np.zeros(0), 2) == ()
+
+
+@pytest.mark.parametrize("chunk", [0, -1, "a", 2.0, None, True])
+def test_chunks_are_positive_integers(chunk):
+    with pytest.raises(ActivityError, match="chunk"):
+        cyad.chunked_onehot(np.zeros(2), chunk)
+
+
+def test_ravel_and_back():
+    p = {"a": 2.0, "b": W.T, "c": np.float32(3.0), "s": "s", "e": np.zeros((0, 2)), "z": np.array(4.0)}
+    vector, unravel = ravel(p)
+    assert vector.dtype == np.float64
+    assert_array_equal(vector, [2.0, 1.0, 3.0, 2.0, 4.0, 3.0, 4.0])
+    q = unravel(vector)
+    assert type(q["a"]) is float and type(q["c"]) is np.float32 and q["z"].shape == () and q["e"].shape == (0, 2)
+    assert_array_equal(q["b"], W.T)
+    assert q["s"] == "s"
+    vector[1] = 9.0
+    assert q["b"][0, 0] == 9.0 and W[0, 0] == 1.0
+    assert type(unravel(list(range(7)))["a"]) is float
+    for bad in (np.zeros(6), np.zeros((7, 1)), np.zeros(7, complex)):
+        with pytest.raises(ActivityError, match="unravel"):
+            unravel(bad)
+
+
+def test_ravel_of_nothing_of_one_dtype_and_of_complex():
+    assert ravel({"s": 1})[0].shape == (0,) and ravel({"s": 1})[1](np.zeros(0)) == {"s": 1}
+    assert ravel([np.ones(2, np.float32)])[0].dtype == np.float32
+    vector, unravel = ravel([1.0, np.array([2j])])
+    assert_array_equal(vector, [1.0, 2j])
+    one, two = unravel(vector)
+    assert one == 1.0 and type(one) is float
+    assert_array_equal(two, [2j])
+
+
+@BOTH
+def test_derivatives_pass_through_ravel(mode):
+    p = {"a": 2.0, "b": W, "c": np.ones(2, np.float32)}
+    vector, unravel = ravel(p)
+
+    def of_structure(p):
+        return p["a"] * np.sum(p["b"] ** 2) + np.sum(p["c"]) * p["a"]
+
+    (g,) = gradient(mode, lambda v: of_structure(unravel(v)), vector)
+    assert_allclose(g, [32.0, 4.0, 8.0, 12.0, 16.0, 2.0, 2.0])
+    (h,) = gradient(mode, lambda p: np.sum(ravel(p)[0] ** 2), p)
+    assert h["a"] == 4.0
+    assert_allclose(h["b"], 2 * W)
+    (k,) = gradient(mode, lambda p: ravel(p)[1](ravel(p)[0] * 2.0)["a"], p)
+    assert k["a"] == 2.0
+
+
+def test_gradients_can_be_pickled():
+    (g,) = gradient(Reverse, lambda p: np.sum(p.w), Layer(W, 1.0))
+    again = pickle.loads(pickle.dumps(g))
+    assert_array_equal(again.w, g.w)
