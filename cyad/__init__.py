@@ -23,6 +23,7 @@ from cyad.activity import (
     ReverseWithPrimal,
 )
 from cyad.api import autodiff, gradient
+from cyad.drivers import hvp, hvp_and_gradient, jacobian
 from cyad.errors import (
     ActiveStoreError,
     ActivityError,
@@ -34,6 +35,18 @@ from cyad.errors import (
 )
 from cyad.split import SplitTape, autodiff_thunk
 from cyad.structures import chunked_onehot, make_zero, onehot, ravel, set_zero
+from cyad.transforms import (
+    derivative,
+    grad,
+    hessian,
+    jacfwd,
+    jacrev,
+    jvp,
+    linearize,
+    second_derivative,
+    value_and_grad,
+    vjp,
+)
 
 __all__ = [
     "ADError", "Active", "ActiveStoreError", "ActivityError", "Adjoint", "AdjointArray", "BatchDuplicated",
@@ -41,5 +54,7 @@ __all__ = [
     "EscapedValueError", "Forward", "ForwardWithPrimal", "LockedArrayError", "MissingRuleError", "MixedDuplicated",
     "Mode", "Ref", "Reverse", "ReverseHolomorphic", "ReverseHolomorphicWithPrimal", "ReverseSplitNoPrimal",
     "ReverseSplitWithPrimal", "ReverseWithPrimal", "SplitTape", "Tape", "TapeError", "autodiff", "autodiff_thunk",
-    "chunked_onehot", "gradient", "make_zero", "onehot", "ravel", "rules", "set_zero",
+    "chunked_onehot", "derivative", "grad", "gradient", "hessian", "hvp", "hvp_and_gradient", "jacfwd", "jacobian",
+    "jacrev", "jvp", "linearize", "make_zero", "onehot", "ravel", "rules", "second_derivative", "set_zero",
+    "value_and_grad", "vjp",
 ]

@@ -18,6 +18,7 @@ from cyad._tracked cimport (
 
 import numpy as np
 
+from cyad._structures import flatten
 from cyad.activity import Active, Annotation, Input
 from cyad.errors import ActivityError
 
@@ -372,6 +373,17 @@ cdef object unwrap(Context ctx, object value):
     if type(value) is dict:
         return {k: unwrap(ctx, v) for k, v in value.items()}
     return value
+
+
+def plain_result(value):
+    """A value of the current call as the caller may keep it; structures of any kind are copied."""
+    cdef PyObject* ctx = current()
+    if ctx is NULL:
+        return value
+    if is_tracked(value):
+        return unwrap(<Context>ctx, value)
+    leaves, rebuild = flatten(value)
+    return rebuild([unwrap(<Context>ctx, leaf) for leaf in leaves])
 
 
 def copy_shadows_back(list arguments):

@@ -13,13 +13,14 @@ Thread safety: a context belongs to the thread of its call. The contexts of hand
 cimport cython
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.object cimport PyObject_RichCompare
-from cpython.ref cimport PyObject
+from cpython.ref cimport Py_INCREF, PyObject, PyTypeObject
 from libc.math cimport isfinite
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from numpy cimport (
-    NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_ISBEHAVED_RO, PyArray_NDIM, PyArray_TYPE, import_array, ndarray,
-    npy_intp,
+    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, NPY_MAXDIMS, PyArray_CHKFLAGS, PyArray_DATA,
+    PyArray_DESCR, PyArray_Descr, PyArray_ISBEHAVED_RO, PyArray_NBYTES, PyArray_NDIM, PyArray_TYPE,
+    import_array, ndarray, npy_intp,
 )
 
 from cyad._arguments cimport as_call, unwrap, wrap_all
@@ -28,7 +29,7 @@ from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, view_of
 from cyad._tracked cimport (
     DOUBLE, SINGLE, WEAK, Context, PushAll, TrackedArray, as_number, below, binary, buffer_over, check_alive,
     check_storable, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, general_elementwise, is_array,
-    is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, register_types, scalar_attribute,
+    is_box, is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, register_types, scalar_attribute,
     scalar_fits, warn, wrap_box, wrap_over, write_primal, context_of, modular, warn_operator,
 )
 from cyad.rules._kernels cimport (
@@ -42,11 +43,19 @@ import operator
 import numpy as np
 
 from cyad._arguments import copy_shadows_back
+from cyad._structures import flatten
 from cyad.activity import BatchDuplicated, Const, Duplicated
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
 from cyad.rules._kernels import rows_by_name
 
 import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    PyTypeObject PyArray_Type
+    object PyArray_NewFromDescr(PyTypeObject* subtype, PyArray_Descr* descr, int nd, const npy_intp* dims,
+                                const npy_intp* strides, void* data, int flags, PyObject* obj)
+    int PyArray_SetBaseObject(ndarray arr, object obj) except -1
+
 
 cdef Row ADD = rows_by_name["add"]
 cdef Row SUBTRACT = rows_by_name["subtract"]
@@ -915,3 +924,113 @@ cdef object tangents(ForwardContext ctx, object value, int lane):
 cdef object primals(ForwardContext ctx, object value):
     out = unwrap(ctx, value)
     return float(out) if type(out) is np.float64 else out
+
+
+# ---- many directions at once ----------------------------------------------------------------------------------------
+
+def push_lanes(f, list leaves, list blocks, int width, bint strong=False):
+    """J times each of `width` directions, for `f` of numbers and arrays: ``(result, rebuild, primals, tangents)``.
+
+    `blocks` has the directions by each leaf, an array of shape (width, *leaf.shape), which the call may overwrite: outside any
+    other call it is the shadow of a whole array. The result is taken apart: its leaves as the caller gets them, what puts
+    it together from other leaves (None for a single one), and the tangents of each leaf as one array, the lane axis in front.
+    """
+    cdef ForwardContext ctx = ForwardContext(width, True, f, strong)
+    cdef PyObject* old
+    cdef list values = direct_values(ctx, leaves, blocks)
+    if values is None:
+        named = [(f"argument {i + 1} of {getattr(f, '__qualname__', 'the function')}", BatchDuplicated(
+            leaf, [block[lane, ...] for lane in range(width)] if isinstance(leaf, np.ndarray) else
+            tuple(block) if is_array(block) else block.tolist())) for i, (leaf, block) in enumerate(zip(leaves, blocks))]
+        values = wrap_all(ctx, named, width, False)[0]
+    try:
+        old = swap_current(<PyObject*>ctx)
+        try:
+            result = f(*values)
+        finally:
+            swap_current(old)
+        if is_tracked(result):
+            return primals(ctx, result), None, [primals(ctx, result)], [block_of(ctx, result)]
+        parts, rebuild = flatten(result)
+        out = [primals(ctx, part) for part in parts]
+        return rebuild(out), rebuild, out, [block_of(ctx, part) for part in parts]
+    finally:
+        ctx.alive = False
+
+
+cdef list direct_values(ForwardContext ctx, list leaves, list blocks):
+    """Tracked values over plain numbers and whole arrays, their blocks as shadows; None where that is not possible."""
+    cdef list values = []
+    cdef DualArray array
+    cdef Buffer buf
+    cdef ndarray arr, block, other
+    cdef Py_ssize_t i, j
+    if ctx.outer is not None:
+        return None
+    for i in range(len(leaves)):
+        leaf = leaves[i]
+        block = blocks[i]
+        if type(leaf) is ndarray:
+            arr = leaf
+            if not PyArray_ISBEHAVED_RO(arr) or not PyArray_CHKFLAGS(arr, NPY_ARRAY_C_CONTIGUOUS) or \
+                    not PyArray_CHKFLAGS(block, NPY_ARRAY_C_CONTIGUOUS) or PyArray_TYPE(block) != PyArray_TYPE(arr):
+                return None
+            for j in range(i):
+                if type(leaves[j]) is ndarray:
+                    other = leaves[j]
+                    if PyArray_DATA(other) < <void*>(<char*>PyArray_DATA(arr) + PyArray_NBYTES(arr)) and \
+                            PyArray_DATA(arr) < <void*>(<char*>PyArray_DATA(other) + PyArray_NBYTES(other)):
+                        return None
+            array = DualArray.__new__(DualArray)
+            array.ctx = ctx
+            array.arr = arr
+            array.prim = arr
+            array.plain = True
+            buf = buffer_of_new(arr)
+            buf.owner = arr
+            buf.active = True
+            buf.borrowed_shadow = True
+            buf.shadow = <char*>PyArray_DATA(block)
+            buf.shadow_owner = block
+            buf.lane_bytes = buf.nbytes
+            array.place = view_of(buf, arr)
+            values.append(array)
+        elif is_tracked(leaf):
+            return None
+        else:
+            values.append(ctx.variable_scalar(leaf, tuple(block.tolist())))
+    return values
+
+
+cdef object block_of(ForwardContext ctx, object value):
+    """The tangents of a value in all lanes, as one array with the lane axis in front; a view of the shadow if possible."""
+    cdef View v
+    cdef int i
+    if not is_tracked(value) or context_of(value) is not ctx:
+        return np.zeros((ctx.width, *np.shape(value)), np.result_type(value))
+    if type(value) is Dual:
+        dtype = np.float32 if (<Dual>value).kind == SINGLE else np.float64
+        if (<Dual>value).width == 0:
+            return np.zeros(ctx.width, dtype)
+        return np.array([(<Dual>value).lanes[i] for i in range(ctx.width)], dtype)
+    v = (<TrackedArray>value).place
+    if not is_box(v) and v.buf.lanes is None and v.buf.shadow is not NULL and v.ndim < NPY_MAXDIMS:
+        return all_lanes(v, ctx.width)
+    return np.stack([tangent_of(value, i) for i in range(ctx.width)])
+
+
+cdef ndarray all_lanes(View v, int width):
+    """The shadow of a view in all lanes: an array over that memory, the lane axis in front."""
+    cdef npy_intp dims[NPY_MAXDIMS]
+    cdef npy_intp strides[NPY_MAXDIMS]
+    cdef ndarray lane = lane_of(v, 0), out
+    dims[0] = width
+    strides[0] = v.buf.lane_bytes
+    memcpy(dims + 1, v.shape, v.ndim * sizeof(npy_intp))
+    memcpy(strides + 1, v.strides, v.ndim * sizeof(npy_intp))
+    Py_INCREF(lane.dtype)   # NewFromDescr steals it, and SetBaseObject the base
+    out = PyArray_NewFromDescr(&PyArray_Type, PyArray_DESCR(lane), v.ndim + 1, dims, strides, PyArray_DATA(lane), NPY_ARRAY_WRITEABLE,
+                               NULL)
+    Py_INCREF(lane)
+    PyArray_SetBaseObject(out, lane)
+    return out
