@@ -26,9 +26,11 @@ def check_differentiable(a, name):
 
 
 class Call:
-    """``f(*args, **kwargs)`` as a function of its ``leaves``, in order of appearance.
+    """``f(*args, **kwargs)`` as a function of ``leaves`` and ``fixed`` arrays, ``run(*leaves, *fixed)``.
 
-    Positional arguments are differentiated unless they are Const; keyword arguments if they are Active.
+    Positional arguments are differentiated unless they are Const; keyword arguments if they are Active, whose entries
+    follow those of positional ones. Const arrays of floats come after the leaves, for the function to see them tracked:
+    a derivative that would be stored into one must not be lost.
     """
 
     def __init__(self, who, f, args, kwargs):
@@ -36,77 +38,102 @@ class Call:
             f = f.val
         if not callable(f):
             raise ActivityError(f"{who} needs a function to differentiate, not {type(f).__name__}")
-        self.f, self.leaves, self.names, self._parts = f, [], [], []
+        self.f, self.leaves, self.names, self.fixed, self.fixed_names = f, [], [], [], []
         self.__name__ = self.__qualname__ = name_of(f)
-        self._keys = [key for key, a in kwargs.items() if isinstance(a, Annotation) and not isinstance(a, Const)]
-        self._kwargs = {k: a.val if isinstance(a, Const) else a for k, a in kwargs.items()}
-        self._plain = not kwargs
-        for i, a in enumerate((*args, *[kwargs[key] for key in self._keys])):
-            name = f"argument {i + 1 if i < len(args) else repr(self._keys[i - len(args)])} of {name_of(f)}"
-            if isinstance(a, Active):
-                a = a.val
-            if isinstance(a, Const):
-                self._parts.append((a.val, None, None, None))
-                self._plain = False
-            elif not isinstance(a, (float, np.ndarray, Annotation)) and is_structure(a):
-                leaves, rebuild = flatten(a)
-                self._parts.append((a, len(self.leaves), len(leaves), rebuild))
-                self.leaves.extend(leaves)
-                self.names.extend([name] * len(leaves))
-                self._plain = False
-            else:
-                check_differentiable(a, name)
-                self._parts.append((a, len(self.leaves), 1, None))
-                self.leaves.append(a)
-                self.names.append(name)
+        self._parts, self._keys = [], []
+        for i, a in enumerate(args):
+            self._add(f"argument {i + 1} of {self.__name__}", a)
+        for annotated in (True, False):
+            for key, a in kwargs.items():
+                if isinstance(a, Annotation) == annotated and (annotated or isinstance(a, np.ndarray)):
+                    self._keys.append(key)
+                    self._add(f"argument {key!r} of {self.__name__}", a if annotated else Const(a))
+            if annotated:
+                self._entries = len(self._parts)
+        self._kwargs = {key: a for key, a in kwargs.items() if key not in self._keys}
+        self._parts = [(val, len(self.leaves) + ~at if at is not None and at < 0 else at, count, rebuild)
+                       for val, at, count, rebuild in self._parts]
+        self._bare = not kwargs and self.only_leaves
+        self.run = f if self._bare else self._with_leaves
 
-    def __call__(self, *leaves):
-        if self._plain:
-            return self.f(*leaves)
+    def _add(self, name, a):
+        """One more argument, as (value, number of its first leaf or None, number of leaves, how to rebuild it).
+
+        Fixed arrays are numbered by complements: -1 is the first, -2 the second.
+        """
+        if isinstance(a, Const):
+            a = a.val
+            if isinstance(a, np.ndarray) and a.dtype.kind in "fc":
+                self._parts.append((a, ~len(self.fixed), 0, None))
+                self.fixed.append(a)
+                self.fixed_names.append(name)
+            else:
+                self._parts.append((a, None, 0, None))
+            return
+        if isinstance(a, Active):
+            a = a.val
+        if not isinstance(a, (float, np.ndarray, Annotation)) and is_structure(a):
+            leaves, rebuild = flatten(a)
+        else:
+            check_differentiable(a, name)
+            leaves, rebuild = [a], None
+        self._parts.append((a, len(self.leaves), len(leaves), rebuild))
+        self.leaves.extend(leaves)
+        self.names.extend([name] * len(leaves))
+
+    def _with_leaves(self, *leaves):
         values = [val if at is None else leaves[at] if rebuild is None else rebuild(leaves[at:at + count])
                   for val, at, count, rebuild in self._parts]
         n = len(values) - len(self._keys)
-        return self.f(*values[:n], **{**self._kwargs, **dict(zip(self._keys, values[n:], strict=True))})
+        return self.f(*values[:n], **self._kwargs, **dict(zip(self._keys, values[n:], strict=True)))
+
+    def annotated(self, annotations):
+        """(name, annotation) of what `run` takes, given those of the leaves."""
+        return [*zip(self.names, annotations, strict=True),
+                *[(name, Const(a)) for name, a in zip(self.fixed_names, self.fixed, strict=True)]]
 
     @property
     def constants(self):
         """For each argument whether it is Const."""
-        return [at is None for _, at, _, _ in self._parts]
+        return [count == 0 and rebuild is None for _, _, count, rebuild in self._parts[:self._entries]]
+
+    @property
+    def is_structured(self):
+        """Whether an argument that is differentiated is a structure."""
+        return any(rebuild is not None for _, _, _, rebuild in self._parts)
 
     @property
     def only_leaves(self):
         """Whether every argument is a number or an array that is differentiated."""
-        return all(at is not None and rebuild is None for _, at, _, rebuild in self._parts)
-
-    @property
-    def direct(self):
-        """What to run on the leaves: f itself where its arguments are leaves."""
-        return self.f if self._plain else self
+        return all(count == 1 and rebuild is None for _, _, count, rebuild in self._parts[:self._entries])
 
     def assemble(self, derivs):
         """Derivatives by leaf as one entry for each argument, in its structure; None for Const ones."""
-        return tuple([None if at is None else derivs[at] if rebuild is None else rebuild(derivs[at:at + count])
-                      for _, at, count, rebuild in self._parts])
+        if self._bare:
+            return tuple(derivs)
+        return tuple([rebuild(derivs[at:at + count]) if rebuild is not None else derivs[at] if count else None
+                      for _, at, count, rebuild in self._parts[:self._entries]])
 
     def leaves_of(self, who, values):
         """The leaves of other values of the arguments (tangents, directions), checked to match."""
-        if len(values) != len(self._parts):
-            raise ActivityError(f"{who}: {len(values)} given for {len(self._parts)} arguments of {self.__name__}")
+        if len(values) != self._entries:
+            raise ActivityError(f"{who}: {len(values)} given for {self._entries} arguments of {self.__name__}")
         out = []
-        for i, (value, (val, at, count, rebuild)) in enumerate(zip(values, self._parts, strict=True)):
-            if at is None:
+        for i, (value, (_, at, count, rebuild)) in enumerate(zip(values, self._parts, strict=False)):
+            if count == 0 and rebuild is None:
                 continue
             own = [value] if rebuild is None else flatten(value)[0]
+            what = f"{who} for argument {i + 1} of {self.__name__}"
             if len(own) != count:
-                raise ActivityError(f"{who} for argument {i + 1} of {self.__name__} has {len(own)} numbers and arrays, "
-                                    f"the argument {count}; they must have the same structure")
-            for leaf, given in zip([val] if rebuild is None else flatten(val)[0], own, strict=True):
+                raise ActivityError(f"{what} has {len(own)} numbers and arrays, the argument {count}; they must have "
+                                    "the same structure")
+            for leaf, given in zip(self.leaves[at:at + count], own, strict=True):
                 if np.shape(given) != np.shape(leaf):
-                    raise ActivityError(f"{who} for argument {i + 1} of {self.__name__} has shape {np.shape(given)}, "
-                                        f"the argument {np.shape(leaf)}; they must be the same")
+                    raise ActivityError(f"{what} has shape {np.shape(given)}, the argument {np.shape(leaf)}; they must "
+                                        "be the same")
                 if np.iscomplexobj(given) and not np.iscomplexobj(leaf):
-                    raise ActivityError(f"{who} for argument {i + 1} of {self.__name__} is complex, the argument real")
-                out.append(given)
+                    raise ActivityError(f"{what} is complex, the argument real")
+            out.extend(own)
         return out
 
 

@@ -928,21 +928,21 @@ cdef object primals(ForwardContext ctx, object value):
 
 # ---- many directions at once ----------------------------------------------------------------------------------------
 
-def push_lanes(f, list leaves, list blocks, int width, bint strong=False):
-    """J times each of `width` directions, for `f` of numbers and arrays: ``(result, rebuild, primals, tangents)``.
+def push_lanes(call, list blocks, int width, bint strong=False):
+    """J times each of `width` directions, for a `Call`: ``(result, rebuild, primals, tangents)``.
 
     `blocks` has the directions by each leaf, an array of shape (width, *leaf.shape), which the call may overwrite: outside any
     other call it is the shadow of a whole array. The result is taken apart: its leaves as the caller gets them, what puts
     it together from other leaves (None for a single one), and the tangents of each leaf as one array, the lane axis in front.
     """
-    cdef ForwardContext ctx = ForwardContext(width, True, f, strong)
+    cdef ForwardContext ctx = ForwardContext(width, True, call, strong)
     cdef PyObject* old
-    cdef list values = direct_values(ctx, leaves, blocks)
+    cdef list values = direct_values(ctx, call.leaves, blocks, call.fixed)
+    f = call.run
     if values is None:
-        named = [(f"argument {i + 1} of {getattr(f, '__qualname__', 'the function')}", BatchDuplicated(
+        values = wrap_all(ctx, call.annotated([BatchDuplicated(
             leaf, [block[lane, ...] for lane in range(width)] if isinstance(leaf, np.ndarray) else
-            tuple(block) if is_array(block) else block.tolist())) for i, (leaf, block) in enumerate(zip(leaves, blocks))]
-        values = wrap_all(ctx, named, width, False)[0]
+            tuple(block) if is_array(block) else block.tolist()) for leaf, block in zip(call.leaves, blocks)]), width, False)[0]
     try:
         old = swap_current(<PyObject*>ctx)
         try:
@@ -958,48 +958,55 @@ def push_lanes(f, list leaves, list blocks, int width, bint strong=False):
         ctx.alive = False
 
 
-cdef list direct_values(ForwardContext ctx, list leaves, list blocks):
+cdef list direct_values(ForwardContext ctx, list leaves, list blocks, list fixed):
     """Tracked values over plain numbers and whole arrays, their blocks as shadows; None where that is not possible."""
-    cdef list values = []
-    cdef DualArray array
-    cdef Buffer buf
+    cdef list values = [], arrays = []
     cdef ndarray arr, block, other
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i
     if ctx.outer is not None:
         return None
-    for i in range(len(leaves)):
-        leaf = leaves[i]
-        block = blocks[i]
+    for i in range(len(leaves) + len(fixed)):
+        leaf = leaves[i] if i < len(leaves) else fixed[i - len(leaves)]
+        block = blocks[i] if i < len(leaves) else None
         if type(leaf) is ndarray:
             arr = leaf
-            if not PyArray_ISBEHAVED_RO(arr) or not PyArray_CHKFLAGS(arr, NPY_ARRAY_C_CONTIGUOUS) or \
-                    not PyArray_CHKFLAGS(block, NPY_ARRAY_C_CONTIGUOUS) or PyArray_TYPE(block) != PyArray_TYPE(arr):
+            if not PyArray_ISBEHAVED_RO(arr) or not PyArray_CHKFLAGS(arr, NPY_ARRAY_C_CONTIGUOUS):
                 return None
-            for j in range(i):
-                if type(leaves[j]) is ndarray:
-                    other = leaves[j]
-                    if PyArray_DATA(other) < <void*>(<char*>PyArray_DATA(arr) + PyArray_NBYTES(arr)) and \
-                            PyArray_DATA(arr) < <void*>(<char*>PyArray_DATA(other) + PyArray_NBYTES(other)):
-                        return None
-            array = DualArray.__new__(DualArray)
-            array.ctx = ctx
-            array.arr = arr
-            array.prim = arr
-            array.plain = True
-            buf = buffer_of_new(arr)
-            buf.owner = arr
-            buf.active = True
-            buf.borrowed_shadow = True
-            buf.shadow = <char*>PyArray_DATA(block)
-            buf.shadow_owner = block
-            buf.lane_bytes = buf.nbytes
-            array.place = view_of(buf, arr)
-            values.append(array)
+            if block is not None and (not PyArray_CHKFLAGS(block, NPY_ARRAY_C_CONTIGUOUS) or
+                                      PyArray_TYPE(block) != PyArray_TYPE(arr)):
+                return None
+            for other in arrays:
+                if PyArray_DATA(other) < <void*>(<char*>PyArray_DATA(arr) + PyArray_NBYTES(arr)) and \
+                        PyArray_DATA(arr) < <void*>(<char*>PyArray_DATA(other) + PyArray_NBYTES(other)):
+                    return None
+            arrays.append(arr)
+            values.append(direct_array(ctx, arr, block))
         elif is_tracked(leaf):
             return None
         else:
             values.append(ctx.variable_scalar(leaf, tuple(block.tolist())))
     return values
+
+
+cdef DualArray direct_array(ForwardContext ctx, ndarray arr, ndarray block):
+    """A tracked array over the caller's memory; without a block, a constant one."""
+    cdef DualArray out = DualArray.__new__(DualArray)
+    cdef Buffer buf = buffer_of_new(arr)
+    out.ctx = ctx
+    out.arr = arr
+    out.prim = arr
+    out.plain = True
+    buf.owner = arr
+    if block is None:
+        buf.constant = True
+    else:
+        buf.active = True
+        buf.borrowed_shadow = True
+        buf.shadow = <char*>PyArray_DATA(block)
+        buf.shadow_owner = block
+        buf.lane_bytes = buf.nbytes
+    out.place = view_of(buf, arr)
+    return out
 
 
 cdef object block_of(ForwardContext ctx, object value):

@@ -105,13 +105,15 @@ cdef object check_return(Tape tape, object mode, object f, object returned, obje
     if kind is not Active:
         raise ActivityError(f"a return of activity {kind.__name__} has no meaning in combined reverse mode; use Active for a number, "
                             "Const for anything that is returned by reference, or autodiff_thunk")
-    if isinstance(result, (tuple, list, dict)) or np.ndim(plain_value(result)) > 0:
-        what = f"an array of shape {np.shape(plain_value(result))}" if np.ndim(plain_value(result)) else \
-            f"a {type(result).__name__}"
-        raise ActivityError(f"{name_of(f)} returned {what}; reverse mode needs a scalar. Return a scalar, return by reference "
-                            "(write into a Duplicated argument), use jacobian, or autodiff_thunk")
     if result is None:
-        raise ActivityError(f"{name_of(f)} returned None where an Active number was asked for; pass Const as the return activity")
+        raise ActivityError(f"{name_of(f)} returned None where an Active number was asked for; return a number, or pass Const as the "
+                            "return activity of autodiff")
+    if isinstance(result, (tuple, list, dict)) or not isinstance(plain_value(result), (int, float, complex, np.generic, ndarray)) or \
+            isinstance(result, (str, bytes)) or np.ndim(plain_value(result)) > 0:
+        what = f"an array of shape {np.shape(plain_value(result))}" if isinstance(result, np.ndarray) else \
+            f"a {type(result).__name__}"
+        raise ActivityError(f"{name_of(f)} returned {what}; reverse mode needs a scalar. Return a number, return by reference "
+                            "(write into a Duplicated argument), use jacobian, or autodiff_thunk")
     if np.iscomplexobj(plain_value(result)) and not mode.holomorphic:
         raise ActivityError(f"{name_of(f)} returned a complex number; the derivative of a complex function needs ReverseHolomorphic, "
                             "or return a real number")

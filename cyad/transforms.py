@@ -1,8 +1,8 @@
 """The operators under the names that users of autograd and JAX know: functions that make functions of derivatives.
 
-`grad(f)` is a function of the arguments of `f`; so are `value_and_grad(f)`, `jacfwd(f)`, `jacrev(f)`. They keep the name
-and the docstring of `f`, can be used as decorators (on methods, too) and pickled when `f` can. `jvp`, `vjp` and
-`linearize` evaluate at once, as they do there.
+`grad(f)` is a function of the arguments of `f`; so are `value_and_grad(f)`, `jacfwd(f)`, `jacrev(f)`. They keep its
+name and docstring, can be used as decorators (on methods, too) and pickled when `f` can. `jvp`, `vjp` and `linearize`
+evaluate at once, as they do there.
 
 Unlike there, `f` may write into its arguments, arrays need not be converted, and arguments that are not differentiated
 can be anything.
@@ -23,9 +23,10 @@ from cyad._creation import catch_libraries
 from cyad._dual import push_lanes
 from cyad._reverse import plain_gradient
 from cyad._structures import flatten
+from cyad._sweeps import Recorded, as_number, direction_block
 from cyad.activity import Const, Forward, Reverse, ReverseHolomorphic
 from cyad.api import gradient
-from cyad.drivers import Recorded, as_number, direction_block, hessian_at, jacobian
+from cyad.drivers import hessian_at, jacobian
 from cyad.errors import ActivityError
 
 SIMPLE = frozenset({bool, int, float, str, bytes, type(None), np.float64, types.FunctionType})
@@ -45,7 +46,7 @@ class Transform:
         try:
             numbers = tuple(map(operator.index, argnums)) if several else (operator.index(argnums),)
         except TypeError:
-            raise ActivityError(f"argnums is the position of an argument, or a tuple of them; got {argnums!r}") from None
+            raise ActivityError(f"argnums is the position of an argument, or a tuple; got {argnums!r}") from None
         self._options = (numbers if several else numbers[0], has_aux, holomorphic)
         self._several, self._numbers, self._has_aux, self._holomorphic = several, numbers, has_aux, holomorphic
         self._first = numbers == (0,) and not several and not has_aux and not holomorphic
@@ -336,7 +337,7 @@ def _push(call, tangents):
     directions = call.leaves_of("the tangent", tangents)
     catch_libraries()
     blocks = [direction_block(leaf, d) for leaf, d in zip(call.leaves, directions, strict=True)]
-    y, rebuild, parts, out = push_lanes(call.direct, call.leaves, blocks, 1)
+    y, rebuild, parts, out = push_lanes(call, blocks, 1)
     if not parts:   # no number that has a derivative
         return y, None if y is None else 0.0 if isinstance(y, (int, np.number, np.bool_)) else y
     out = [as_number(block[0]) if np.ndim(part) == 0 and not isinstance(part, np.ndarray) else block[0]
@@ -406,11 +407,11 @@ def linearize(f, *primals):
     array([2., 3.])
     """
     call = Call("linearize", f, primals, {})
-    kept = [leaf.copy() if isinstance(leaf, np.ndarray) else leaf for leaf in call.leaves]
-    y = call.direct(*call.leaves)
+    kept = [[a.copy() if isinstance(a, np.ndarray) else a for a in values] for values in (call.leaves, call.fixed)]
+    y = call.run(*call.leaves, *call.fixed)
 
     def push(*tangents):
-        call.leaves = [leaf.copy() if isinstance(leaf, np.ndarray) else leaf for leaf in kept]
+        call.leaves, call.fixed = [[a.copy() if isinstance(a, np.ndarray) else a for a in values] for values in kept]
         return _push(call, tangents)[1]
 
     return y, push
