@@ -16,7 +16,7 @@ def check_mode(who, mode):
         raise ActivityError(f"the first argument of {who} is a mode (Forward, Reverse, ...), not {mode!r}")
 
 
-def jacobian(mode, f, *args, chunk=None, n_outs=None, out=None, **kwargs):
+def jacobian(mode, f, /, *args, chunk=None, n_outs=None, out=None, **kwargs):
     """The Jacobian of a function of numbers and arrays, one entry for each argument: J_k[i, j] = df_i/dx_k,j.
 
     The shape of an entry is that of the result followed by that of the argument, its dtype that of the derivative; the
@@ -111,7 +111,7 @@ class Slopes:
         return list(gradient(Reverse, self._f, *values[:n], *map(Const, values[n:]))[:n])
 
 
-def hvp(f, x, v, *args, out=None, **kwargs):
+def hvp(f, x, v, /, *args, out=None, **kwargs):
     """The product of the Hessian of a real scalar function with a direction: (H v)_i = sum_j d2f/dx_i dx_j v_j.
 
     `v` is like `x`: a float, an array, or a structure; so is the product. Further arguments and keywords are passed on
@@ -129,7 +129,7 @@ def hvp(f, x, v, *args, out=None, **kwargs):
     return _curvature("hvp", f, x, v, args, kwargs, (out,))[0]
 
 
-def hvp_and_gradient(f, x, v, *args, out=(None, None), **kwargs):
+def hvp_and_gradient(f, x, v, /, *args, out=(None, None), **kwargs):
     """``(H v, gradient)`` of a real scalar function, at the cost of `hvp`.
 
     ``out`` is a pair of arrays that receive the two. Arguments and errors are those of `hvp`.

@@ -251,7 +251,7 @@ def jacrev(f=None, argnums=0, *, has_aux=False, holomorphic=False):
     return _transform(JacRev, f, argnums, has_aux, holomorphic)
 
 
-def hessian(f=None, *args, argnums=0, has_aux=False, chunk=None, out=None, **kwargs):
+def hessian(f=None, /, *args, argnums=0, has_aux=False, chunk=None, out=None, **kwargs):
     """The Hessian of a real scalar function by its first argument: H[i, j] = d2f/dx_i dx_j.
 
     ``hessian(f, x, ...)`` is the Hessian at `x`; ``hessian(f)``, with ``argnums`` and ``has_aux`` as in `grad`, the
@@ -283,7 +283,7 @@ def hessian(f=None, *args, argnums=0, has_aux=False, chunk=None, out=None, **kwa
     return hessian_at(f, args, kwargs, chunk, out)[0][0]
 
 
-def derivative(f=None, *args, **kwargs):
+def derivative(f=None, /, *args, **kwargs):
     """The derivative f'(x) of a function of one number; the result of `f` may be a number, an array or a structure.
 
     ``derivative(f)`` is the function x -> f'(x), ``derivative(f, x)`` its value. Further arguments and keywords are
@@ -301,7 +301,7 @@ def derivative(f=None, *args, **kwargs):
     return _transform(Derivative, f, 0, False, False) if not args else Derivative(f)(*args, **kwargs)
 
 
-def second_derivative(f=None, *args, **kwargs):
+def second_derivative(f=None, /, *args, **kwargs):
     """The second derivative f''(x) of a function of one number; otherwise as `derivative`.
 
     >>> import numpy as np

@@ -147,6 +147,49 @@ assert_type(tape.gradient(y, s), float)
 du, ds = tape.gradient(y, (u, s))
 assert len(tape) > 0 and tape.nbytes > 0
 
+# ---- operators
+
+
+def energy(x: Array, k: float = 1.0) -> float:
+    return k * total(x * x)
+
+
+def forces(x: Array) -> Array:
+    return -2.0 * x
+
+
+assert_type(cyad.jacobian(cyad.Forward, forces, x), tuple[Any, ...])
+assert_type(cyad.jacobian(cyad.ReverseWithPrimal, forces, x).val, Array)
+assert_type(cyad.hvp(energy, x, x), Array)
+assert_type(cyad.hvp_and_gradient(energy, x, x), tuple[Array, Array])
+assert_type(cyad.grad(energy)(x, k=2.0), Array)
+assert_type(cyad.value_and_grad(energy)(x), tuple[float, Array])
+by_both: Any = cyad.grad(energy, argnums=(0, 1))(x, 2.0)
+curvature: Array = cyad.hessian(energy, x)
+same_curvature: Array = cyad.hessian(energy)(x)
+rows: Array = cyad.jacrev(forces)(x)
+columns: Array = cyad.jacfwd(forces)(x)
+assert_type(cyad.jvp(forces, (x,), (x,)), tuple[Array, Array])
+force, pull = cyad.vjp(forces, x)
+assert_type(force, Array)
+pulled: Array = pull(force)[0]
+force, push = cyad.linearize(forces, x)
+assert_type(push(x), Array)
+
+
+@cyad.grad(argnums=1)
+def by_scale(x: Array, k: float) -> float:
+    return energy(x, k)
+
+
+def parabola(t: float) -> float:
+    return t * t
+
+
+assert_type(cyad.derivative(parabola)(2.0), float)
+assert_type(cyad.derivative(parabola, 2.0), float)
+assert_type(cyad.second_derivative(parabola, 2.0), float)
+
 # ---- structures
 
 layer = {"w": x}
