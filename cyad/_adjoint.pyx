@@ -34,7 +34,7 @@ from numpy cimport (
 
 from cyad._nodes cimport (
     ACTIVE, CONSTANT, FREE, NONE, SLOT, AddAt, Elementwise, Gather, GeneralStore, Link, Node, Operand, Product,
-    Recording, Scatter, Store, Total, Undo, lend_lanes, may_repeat, overwritten_repeats,
+    Recording, Scatter, Store, Total, Undo, lend_lanes,
 )
 from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, trim_blocks, view_of
@@ -42,7 +42,7 @@ from cyad._tracked cimport (
     DOUBLE, SINGLE, WEAK, Context, TrackedArray, add_to_lane, as_number, below, binary, buffer_over, check_alive,
     check_storable, context_of, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar,
     general_elementwise, is_array, is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, real_operand,
-    reduced_axes, register_types, scalar_attribute, scalar_fits, warn, wrap_box, wrap_new, wrap_over, write_primal,
+    reduced_axes, register_types, run_plain, scalar_attribute, scalar_fits, warn, wrap_box, wrap_new, wrap_over, write_primal,
     modular, warn_operator,
 )
 from cyad.rules._kernels cimport (
@@ -57,6 +57,7 @@ import zlib
 
 import numpy as np
 
+from cyad._repeats import may_repeat, overwritten
 from cyad.activity import Reverse
 from cyad.errors import ActiveStoreError, ActivityError, LockedArrayError, MissingRuleError, TapeError
 from cyad.rules._kernels import rows_by_name
@@ -985,7 +986,7 @@ cdef class Tape(Recording):
         if active:
             a.place.buf.active = True
             node.source = place_of(value)
-            node.lost = overwritten_repeats(a.arr, key)
+            node.lost = run_plain(overwritten, (a.place.shape_tuple(), key, plain_value(value)))
         return self.add_node(node)
 
     cdef int add_at(self, TrackedArray a, object key, object value) except -1:
@@ -996,7 +997,7 @@ cdef class Tape(Recording):
             raise ValueError("output array is read-only")
         if active:
             check_storable(a)
-        self.before_overwrite(a, None)
+        self.before_overwrite(a, key)
         if a.plain:
             np.add.at(a.arr, key, plain_value(value) if is_tracked(value) else value)
         else:

@@ -12,7 +12,7 @@ from cyad._redirect cimport redirect_native, register_ufunc_handler, swap_curren
 from cyad._tracked cimport (
     Context, PushAll, Scalar, TrackedArray, all_plain, apply, as_number, check_alive, check_conflict, context_among, context_of,
     derived_view, higher, is_active_anywhere, is_array, is_basic, is_scalar, is_tracked, leaves_of, link_row,
-    object_operand, partial_maps, plain_key, plain_value, primal_at, primals_of, run_plain, run_primal, shares,
+    object_operand, own_key, partial_maps, plain_key, plain_value, primal_at, primals_of, run_plain, run_primal, shares,
     within_64_bits, wrap_inactive, wrap_new, wrap_view,
 )
 from cyad.rules._kernels cimport Row, lookup
@@ -209,15 +209,15 @@ def _ufunc_at(ufunc, a, indices, *values):
     cdef TrackedArray t = <TrackedArray>a
     check_alive(t.ctx)
     check_conflict(t.place.buf)
+    indices = own_key(plain_key(indices))
+    if is_basic(indices):
+        a[indices] = ufunc(a[indices], *values)
+        return
     if ufunc is np.add:
         t.ctx.add_at(t, indices, values[0])
         return
     if ufunc is np.subtract:
         t.ctx.add_at(t, indices, -values[0] if is_tracked(values[0]) else np.negative(values[0]))
-        return
-    indices = plain_key(indices)
-    if is_basic(indices):
-        a[indices] = ufunc(a[indices], *values)
         return
     # Rounds in which no element comes twice: as many as the most frequent one has turns.
     positions = positions_of(t.arr, indices)
@@ -451,6 +451,7 @@ cdef object store_out(object func, object result, object out):
 # Rules that a context serves by itself on plain memory; a rule that a user puts in their place is found instead.
 cdef object np_sum = np.sum, np_mean = np.mean, np_dot = np.dot, np_matmul = np.matmul
 cdef object SUM_RULE = registry.lookup(np.sum), MEAN_RULE = registry.lookup(np.mean)
+cdef object np_take = np.take, TAKE_RULE = registry.lookup(np.take)
 cdef object DOT_RULE = registry.lookup(np.dot), MATMUL_RULE = registry.lookup(np.matmul)
 
 
@@ -473,6 +474,19 @@ cdef object fast_product(object a, object b):
     return ctx.product(a, b)
 
 
+def take_few(a, indices, axis=None, out=None, mode="raise"):
+    """np.take of a small part as an index: its transpose touches no more than that. None where the rule shall do it."""
+    cdef TrackedArray t = <TrackedArray>a
+    if t.boxed or out is not None or mode != "raise":
+        return None
+    where = run_plain(np.asarray, (plain_value(indices),))
+    if where.dtype.kind not in "iu" or not 2 * where.size < (t.size if axis is None else t.shape[axis]):
+        return None
+    if axis is None:
+        return a[where] if t.ndim == 1 else a.flat[where]
+    return a[(slice(None),) * (axis % t.ndim) + (where,)]
+
+
 cdef object dispatch(object func, object args, object kwargs):
     """A NumPy function of which some argument is tracked: special, by rule, of zero derivative, or composite."""
     cdef Context ctx
@@ -483,6 +497,8 @@ cdef object dispatch(object func, object args, object kwargs):
             fast = fast_total(args[0], kwargs, func is np_mean)
     elif func is np_dot and len(args) == 2 and not kwargs and registry.lookup(func) is DOT_RULE:
         fast = fast_product(args[0], args[1])
+    elif func is np_take and len(args) >= 2 and is_array(args[0]) and registry.lookup(func) is TAKE_RULE:
+        fast = take_few(*args, **kwargs)
     if fast is not None:
         return fast
     special = _SPECIAL.get(func)

@@ -100,5 +100,3 @@ cdef class Undo(Node):
 
 cdef object adjoint_of(Recording tape, object place, int lane)
 cdef int lend_lanes(Recording tape, View v) except -1
-cdef bint may_repeat(object key)
-cdef object overwritten_repeats(ndarray arr, object key)

@@ -480,7 +480,7 @@ cdef class Gather(Node):
 
 @cython.final
 cdef class Scatter(Node):
-    """`target[key] = source` with an index that copies; of repeats only the last one was stored."""
+    """`target[key] = source` with an index that copies; of repeats only one stayed (`_repeats`)."""
 
     cdef int pullback(self, Recording tape) except -1:
         cdef int lane
@@ -581,25 +581,3 @@ cdef class Undo(Node):
 
     cdef int pullback(self, Recording tape) except -1:
         return self.swap(tape)
-
-
-cdef bint may_repeat(object key):
-    """Whether an index can name an element twice: integer arrays can, masks cannot."""
-    if type(key) is tuple:
-        return any([may_repeat(k) for k in key])
-    if isinstance(key, np.ndarray):
-        return key.dtype.kind != "b"
-    return type(key) is list and not all([isinstance(k, (bool, np.bool_)) for k in key])
-
-
-cdef object overwritten_repeats(ndarray arr, object key):
-    """The positions of an assignment `arr[key] = ...` whose value did not stay, as a mask; None if all did."""
-    if not may_repeat(key):
-        return None
-    positions = np.arange(arr.size).reshape(PyArray_NDIM(arr) * (0,) if arr.size == 0 else
-                                            tuple([PyArray_DIMS(arr)[i] for i in range(PyArray_NDIM(arr))]))[key]
-    order = np.arange(positions.size).reshape(positions.shape)
-    last = np.empty(arr.size, dtype=np.intp)
-    last[positions] = order
-    lost = last[positions] != order
-    return lost if lost.any() else None

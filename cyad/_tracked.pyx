@@ -1488,11 +1488,13 @@ class Flat:
     def __setitem__(self, key, value):
         where = self._key(key)
         if where and isinstance(where[0], np.ndarray):
+            if np.size(value) == 0:
+                return    # so does NumPy
             if np.ndim(value):
                 # NumPy repeats what is too short and leaves out what is too much.
                 value = np.reshape(np.resize(value, where[0].size), where[0].shape)
         elif np.ndim(value):
-            value = np.ravel(value)[0]
+            raise ValueError("Error setting single item of array.")
         self.array[where] = value
 
     def copy(self):
@@ -1601,12 +1603,16 @@ cdef dict _SCALAR_VALUES = {
     "hex": lambda v: float(v).hex,
 }
 
+def _compress(a, condition, axis=None, out=None):
+    return np.compress(condition, a, axis, out)
+
+
 # Methods of ndarray that are functions of NumPy's under the same name; those have the rule.
-cdef dict _METHODS = {
+cdef dict _METHODS = {"compress": _compress, **{
     name: getattr(np, name) for name in (
-        "all", "any", "argmax", "argmin", "argpartition", "argsort", "choose", "clip", "compress", "cumprod", "cumsum", "max",
+        "all", "any", "argmax", "argmin", "argpartition", "argsort", "choose", "clip", "cumprod", "cumsum", "max",
         "mean", "min", "nonzero", "prod", "repeat", "round", "searchsorted", "std", "sum", "take", "trace", "var")
-}
+}}
 
 _ATTRIBUTES = frozenset({"strides", "itemsize", "nbytes", "flags", "device", "base"})
 
