@@ -33,7 +33,7 @@ from numpy cimport (
 )
 
 from cyad._nodes cimport (
-    ACTIVE, CONSTANT, FREE, NONE, SLOT, AddAt, Elementwise, Gather, GeneralStore, Link, Node, Operand, Product,
+    ACTIVE, CONSTANT, FREE, NONE, SLOT, AddAt, Elementwise, Extremum, Gather, GeneralStore, Link, Node, Operand, Product,
     Recording, Scatter, Store, Total, Undo, lend_lanes,
 )
 from cyad._redirect cimport current, swap_current
@@ -41,8 +41,9 @@ from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, trim_block
 from cyad._tracked cimport (
     DOUBLE, SINGLE, WEAK, Context, TrackedArray, add_to_lane, as_number, below, binary, buffer_over, check_alive,
     check_storable, context_of, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar,
-    general_elementwise, is_array, is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, real_operand,
-    reduced_axes, register_types, run_plain, scalar_attribute, scalar_fits, warn, wrap_box, wrap_new, wrap_over, write_primal,
+    general_elementwise, is_array, is_tracked, lane_of, matrix_product, number, own_copy, plain_value, power, primal_at,
+    real_operand, reduced_axes, register_types, run_plain, scalar_attribute, scalar_fits, warn, wrap_box, wrap_new,
+    wrap_over, write_primal,
     modular, warn_operator,
 )
 from cyad.rules._kernels cimport (
@@ -93,7 +94,7 @@ cdef Row ABSOLUTE = rows_by_name["absolute"]
 cdef Row REMAINDER = rows_by_name["remainder"]
 cdef Row FLOOR_DIVIDE = rows_by_name["floor_divide"]
 
-cdef object add_reduce = np.add.reduce, np_matmul = np.matmul
+cdef object add_reduce = np.add.reduce
 
 # CYAD_VERIFY=1 in the environment has captured arrays that are locked, not copied, compared by checksum before a sweep.
 cdef bint VERIFY = os.environ.get("CYAD_VERIFY", "0") not in ("", "0")
@@ -779,6 +780,36 @@ cdef class Tape(Recording):
         self.add_node(node)
         return result
 
+    cdef object extremum(self, TrackedArray a, object reduce, object axis, bint keepdims):
+        cdef Extremum node
+        cdef bint reduced[64]
+        cdef View x = a.place
+        cdef int i
+        cdef AdjointArray result
+        if a.boxed or not a.plain or not (x.typenum == NPY_DOUBLE or x.typenum == NPY_FLOAT) or not x.buf.active \
+                or x.size == 0 or x.ndim == 0 or not reduced_axes(axis, x.ndim, reduced):
+            return None
+        out = reduce(a.arr, axis, None, None, keepdims)
+        node = Extremum.__new__(Extremum)
+        node.x = x
+        node.keepdims = keepdims
+        for i in range(x.ndim):
+            if reduced[i]:
+                node.reduced |= <uint64_t>1 << i
+        self.refer(x, a.arr)
+        if not isinstance(out, ndarray):
+            node.slot = self.count
+            node.value = <double>out
+            self.add_node(node)
+            self.records[node.slot].value = <double>out   # the record stands for the result, too
+            return new_adjoint(self, node.slot, <double>out, SINGLE if x.typenum == NPY_FLOAT else DOUBLE)
+        result = self.own_array(out)
+        node.out = result.place
+        result.place.buf.active = True
+        self.refer(result.place, out)
+        self.add_node(node)
+        return result
+
     cdef AdjointArray own_array(self, ndarray out):
         """A fresh plain array as a value of this tape."""
         cdef AdjointArray result = AdjointArray.__new__(AdjointArray)
@@ -802,7 +833,7 @@ cdef class Tape(Recording):
             return None
         if not x_active and not y_active:
             return None
-        out = np_matmul(x, y)
+        out = matrix_product(x, y, typenum)
         node = Product.__new__(Product)
         node.a = self.recorded(a, x, y_active)
         node.b = self.recorded(b, y, x_active)

@@ -449,23 +449,32 @@ cdef object store_out(object func, object result, object out):
 
 
 # Rules that a context serves by itself on plain memory; a rule that a user puts in their place is found instead.
-cdef object np_sum = np.sum, np_mean = np.mean, np_dot = np.dot, np_matmul = np.matmul
-cdef object SUM_RULE = registry.lookup(np.sum), MEAN_RULE = registry.lookup(np.mean)
+cdef object np_sum = np.sum, np_mean = np.mean, np_dot = np.dot, np_matmul = np.matmul, np_reshape = np.reshape
 cdef object np_take = np.take, TAKE_RULE = registry.lookup(np.take)
 cdef object DOT_RULE = registry.lookup(np.dot), MATMUL_RULE = registry.lookup(np.matmul)
+cdef dict _REDUCTIONS = {   # function -> its rule, and the reduction that NumPy itself does (None for sum and mean)
+    np.sum: (registry.lookup(np.sum), None), np.mean: (registry.lookup(np.mean), None),
+    np.max: (registry.lookup(np.max), np.maximum.reduce), np.amax: (registry.lookup(np.amax), np.maximum.reduce),
+    np.min: (registry.lookup(np.min), np.minimum.reduce), np.amin: (registry.lookup(np.amin), np.minimum.reduce),
+}
 
 
-cdef object fast_total(object a, object kwargs, bint mean):
-    axis, keepdims = None, False
+cdef object fast_reduction(object func, object reduce, object args, object kwargs):
+    """A reduction over axes, with nothing else asked for; None for the general path."""
+    cdef TrackedArray a = <TrackedArray>args[0]
+    cdef bint keepdims = False
+    axis = args[1] if len(args) == 2 else None
     for key, value in kwargs.items():
-        if key == "axis":
+        if key == "axis" and len(args) == 1:
             axis = value
         elif key == "keepdims" and type(value) is bool:
             keepdims = value
         elif not (key == "out" and value is None) and not (key == "dtype" and value is None):
             return None
-    check_alive((<TrackedArray>a).ctx)
-    return (<TrackedArray>a).ctx.total(<TrackedArray>a, axis, keepdims, mean)
+    check_alive(a.ctx)
+    if reduce is None:
+        return a.ctx.total(a, axis, keepdims, func is np_mean)
+    return a.ctx.extremum(a, reduce, axis, keepdims)
 
 
 cdef object fast_product(object a, object b):
@@ -492,9 +501,12 @@ cdef object dispatch(object func, object args, object kwargs):
     cdef Context ctx
     cdef PyObject* old
     cdef object fast = None
-    if (func is np_sum or func is np_mean) and len(args) == 1 and is_array(args[0]):
-        if registry.lookup(func) is (SUM_RULE if func is np_sum else MEAN_RULE):
-            fast = fast_total(args[0], kwargs, func is np_mean)
+    cdef object own = _REDUCTIONS.get(func)
+    if own is not None:
+        if 1 <= len(args) <= 2 and is_array(args[0]) and registry.lookup(func) is own[0]:
+            fast = fast_reduction(func, own[1], args, kwargs)
+    elif func is np_reshape and len(args) == 2 and not kwargs and is_array(args[0]) and registry.lookup(func) is None:
+        return args[0].reshape(args[1])
     elif func is np_dot and len(args) == 2 and not kwargs and registry.lookup(func) is DOT_RULE:
         fast = fast_product(args[0], args[1])
     elif func is np_take and len(args) >= 2 and is_array(args[0]) and registry.lookup(func) is TAKE_RULE:
@@ -734,12 +746,16 @@ cdef object ufunc_call(object ufunc, PyObject* const* args, size_t nargsf, objec
     cdef Row row
     cdef Context a, b
     if kwnames is None:
-        row = lookup(ufunc)
+        row = lookup(ufunc) if ufunc is not np_matmul else None
         if row is not None and row.nin == n and row.nout == 1:
             if n == 1 and is_tracked(<object>args[0]):
                 return apply(row, <object>args[0], None)
             if n == 2 and (is_tracked(<object>args[0]) or is_tracked(<object>args[1])):
                 return apply(row, <object>args[0], <object>args[1])
+        elif ufunc is np_matmul and n == 2 and registry.lookup(np_matmul) is MATMUL_RULE:
+            fast = fast_product(<object>args[0], <object>args[1])
+            if fast is not None:
+                return fast
     inputs = tuple([<object>args[i] for i in range(n)])
     kwargs = {} if kwnames is None else {key: <object>args[n + i] for i, key in enumerate(<tuple>kwnames)}
     return apply_ufunc(ufunc, "__call__", inputs, kwargs)

@@ -19,6 +19,13 @@ cdef struct Operand:
     uint32_t slot
     double number   # the value, where the operand is a scalar
 
+cdef struct Matrix:
+    char* data
+    npy_intp rows
+    npy_intp columns
+    npy_intp down     # stride from row to row
+    npy_intp along    # from column to column
+
 cdef class Recording(Context):
     cdef double* adjoints
     cdef list shadowed
@@ -57,6 +64,15 @@ cdef class Total(Node):
     cdef uint64_t reduced  # bit i: axis i of x was summed
     cdef bint keepdims
 
+cdef class Extremum(Node):
+    cdef View x
+    cdef View out          # None for a scalar, whose adjoint is in `slot`
+    cdef uint32_t slot
+    cdef double value      # that scalar
+    cdef uint64_t reduced  # bit i: axis i of x was searched
+    cdef bint keepdims
+    cdef int share(self, Recording tape, npy_intp* ms, npy_intp* cs, char* m, npy_intp* counts) except -1
+
 cdef class Product(Node):
     cdef View a
     cdef View b
@@ -64,7 +80,8 @@ cdef class Product(Node):
     cdef uint32_t slot
     cdef bint a_active
     cdef bint b_active
-    cdef int put(self, Recording tape, View target, int lane, object function, object x, object y) except -1
+    cdef int pull(self, Recording tape, int k, Matrix* a, Matrix* b, Matrix* g) except -1
+    cdef void cotangent(self, Matrix* g, int lane) noexcept
 
 cdef class Link(Node):
     cdef list operands

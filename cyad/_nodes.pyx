@@ -7,24 +7,25 @@ where NumPy does the work, all at once where our loops do.
 `Recording` is all that a node knows of the tape; the tape knows every node.
 """
 cimport cython
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from numpy cimport NPY_FLOAT, PyArray_DIMS, PyArray_NDIM, import_array, ndarray, npy_intp
 
 from cyad._shadow cimport Buffer, View, broadcast_strides, may_overlap
-from cyad._tracked cimport Context, add_to_lane, ensure_lanes, lane_of, plain_value
-from cyad.rules._kernels cimport accumulate, copy_add
+from cyad._tracked cimport NO_GIL_FROM, Context, add_to_lane, ensure_lanes, lane_of, plain_value
+from cyad.rules._kernels cimport Row, accumulate, copy_add, multiply_matrices
 
 import numpy as np
 
 from cyad._tracked import Into
+from cyad.rules._kernels import rows_by_name
 
 import_array()
 
 cdef extern from "numpy/arrayobject.h":
     int PyArray_FillWithScalar(ndarray arr, object value) except -1
 
-cdef object np_add = np.add, np_multiply = np.multiply, np_matmul = np.matmul
+cdef Row MULTIPLY = rows_by_name["multiply"]
 
 cdef class Recording(Context):
     """What a sweep works on: adjoints of scalars, the buffers that were given shadows."""
@@ -341,57 +342,244 @@ cdef class Total(Node):
 
 
 @cython.final
+@cython.no_gc
+cdef class Extremum(Node):
+    """A maximum, or minimum, over axes: the cotangent goes to the entries that won, in equal parts (so a NaN that won, too)."""
+
+    cdef int pullback(self, Recording tape) except -1:
+        cdef npy_intp ms[64]     # strides of the winners, and of their cotangents, along the axes of x
+        cdef npy_intp cs[64]     # those of their counts
+        cdef View x = self.x
+        cdef int i, j = self.out.ndim if self.out is not None else 0, single = x.typenum == NPY_FLOAT
+        cdef npy_intp size = 1
+        cdef npy_intp* counts
+        cdef float m32 = <float>self.value
+        cdef char* m
+        if self.out is None:
+            m = <char*>&m32 if single else <char*>&self.value
+        elif self.out.buf.shadow is NULL:
+            return 0
+        else:
+            m = self.out.buf.data + self.out.offset
+        for i in range(x.ndim - 1, -1, -1):
+            if (self.reduced >> i) & 1:
+                ms[i] = cs[i] = 0
+                j -= self.keepdims
+            else:
+                j -= 1
+                ms[i] = self.out.strides[j]
+                cs[i] = size
+                size *= x.shape[i]
+        if x.buf.shadow is NULL:
+            tape.give_shadow(x.buf, True)
+        counts = <npy_intp*>calloc(size, sizeof(npy_intp))
+        if counts is NULL:
+            raise MemoryError(f"cannot allocate {size * sizeof(npy_intp)} bytes of counts")
+        try:
+            self.share(tape, ms, cs, m, counts)
+        finally:
+            free(counts)
+        if self.out is not None:
+            self.out.buf.drop_shadow()
+        return 0
+
+    cdef int share(self, Recording tape, npy_intp* ms, npy_intp* cs, char* m, npy_intp* counts) except -1:
+        cdef View x = self.x
+        cdef int lane
+        cdef float g32
+        cdef char* g
+        cdef char* xp = x.buf.data + x.offset
+        if x.typenum == NPY_FLOAT:
+            count_winners[float](x.ndim, x.shape, <float*>xp, x.strides, <float*>m, ms, counts, cs)
+        else:
+            count_winners[double](x.ndim, x.shape, <double*>xp, x.strides, <double*>m, ms, counts, cs)
+        for lane in range(tape.width):
+            if self.out is not None:
+                g = self.out.buf.shadow + lane * self.out.buf.lane_bytes + self.out.offset
+            elif x.typenum == NPY_FLOAT:
+                g32 = <float>tape.adjoints[<size_t>self.slot * tape.width + lane]
+                g = <char*>&g32
+            else:
+                g = <char*>(tape.adjoints + <size_t>self.slot * tape.width + lane)
+            if x.typenum == NPY_FLOAT:
+                reward_winners[float](x.ndim, x.shape, <float*>xp, x.strides, <float*>m, ms, counts, cs, <float*>g,
+                                      <float*>(x.buf.shadow + lane * x.buf.lane_bytes + x.offset))
+            else:
+                reward_winners[double](x.ndim, x.shape, <double*>xp, x.strides, <double*>m, ms, counts, cs, <double*>g,
+                                       <double*>(x.buf.shadow + lane * x.buf.lane_bytes + x.offset))
+        return 0
+
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef inline bint wins(real x, real best) noexcept nogil:
+    return x == best or (best != best and x != x)
+
+
+cdef inline real* at(real* base, npy_intp offset) noexcept nogil:
+    return <real*>(<char*>base + offset)
+
+
+cdef void count_winners(int ndim, npy_intp* shape, real* x, npy_intp* xs, real* m, npy_intp* ms,
+                        npy_intp* counts, npy_intp* cs) noexcept nogil:
+    """How many entries of x equal the winner of their group; strides in bytes, those of counts in elements."""
+    cdef npy_intp i, found = 0
+    if ndim == 1 and ms[0] == 0:
+        for i in range(shape[0]):
+            found += wins(at(x, i * xs[0])[0], m[0])
+        counts[0] += found
+        return
+    if ndim == 0:
+        counts[0] += wins(x[0], m[0])
+        return
+    for i in range(shape[0]):
+        count_winners(ndim - 1, shape + 1, at(x, i * xs[0]), xs + 1, at(m, i * ms[0]), ms + 1, counts + i * cs[0], cs + 1)
+
+
+cdef void reward_winners(int ndim, npy_intp* shape, real* x, npy_intp* xs, real* m, npy_intp* ms,
+                         npy_intp* counts, npy_intp* cs, real* g, real* target) noexcept nogil:
+    """Adds to target, which lies as x does, g divided by the number of winners, wherever x won; g lies as m does."""
+    cdef npy_intp i
+    if ndim == 1 and ms[0] == 0:
+        for i in range(shape[0]):
+            if wins(at(x, i * xs[0])[0], m[0]):
+                at(target, i * xs[0])[0] += g[0] / counts[0]
+        return
+    if ndim == 0:
+        if wins(x[0], m[0]):
+            target[0] += g[0] / counts[0]
+        return
+    for i in range(shape[0]):
+        reward_winners(ndim - 1, shape + 1, at(x, i * xs[0]), xs + 1, at(m, i * ms[0]), ms + 1, counts + i * cs[0], cs + 1,
+                       at(g, i * ms[0]), at(target, i * xs[0]))
+
+
+@cython.final
+@cython.no_gc
 cdef class Product(Node):
     """`a @ b` of vectors and matrices: the cotangent of a is g @ b^T, that of b is a^T @ g, and of vectors the same with the missing
     axis put in and taken out again."""
 
     cdef int pullback(self, Recording tape) except -1:
-        cdef int lane
+        cdef Matrix a, b, g
         if self.out is not None and self.out.buf.shadow is NULL:
             return 0
-        tape.hush()
-        for lane in range(tape.width):
-            if self.out is None:
-                g = np.float64(tape.adjoints[<size_t>self.slot * tape.width + lane])
-            else:
-                g = lane_of(self.out, lane)
-            if self.a_active:
-                b = self.b.primal()
-                if self.out is None:
-                    self.put(tape, self.a, lane, np_multiply, g, b)
-                elif self.a.ndim == 2 and self.b.ndim == 1:
-                    self.put(tape, self.a, lane, np_multiply, g[:, None], b)
-                elif self.b.ndim == 1:
-                    self.put(tape, self.a, lane, np_multiply, g, b)
-                else:
-                    self.put(tape, self.a, lane, np_matmul, g, b.T) if self.a.ndim == 2 else \
-                        self.put(tape, self.a, lane, np_matmul, b, g)
-            if self.b_active:
-                a = self.a.primal()
-                if self.out is None:
-                    self.put(tape, self.b, lane, np_multiply, g, a)
-                elif self.a.ndim == 1:
-                    self.put(tape, self.b, lane, np_multiply, a[:, None], g)
-                else:
-                    self.put(tape, self.b, lane, np_matmul, a.T, g)
+        matrix_of(&a, self.a, self.a.buf.data, True)
+        matrix_of(&b, self.b, self.b.buf.data, False)
+        g.rows, g.columns, g.down, g.along = a.rows, b.columns, 0, 0
+        if self.a_active:
+            self.pull(tape, 0, &a, &b, &g)
+        if self.b_active:
+            self.pull(tape, 1, &a, &b, &g)
         if self.out is not None:
             self.out.buf.drop_shadow()
         return 0
 
-    cdef int put(self, Recording tape, View target, int lane, object function, object x, object y) except -1:
-        """Adds function(x, y) to the shadow of target: straight into it where nothing is there yet."""
+    cdef int pull(self, Recording tape, int k, Matrix* a, Matrix* b, Matrix* g) except -1:
+        """Adds g @ b^T to the shadow of a (k = 0), or a^T @ g to that of b; straight into it where nothing is there yet."""
+        cdef View target = self.b if k else self.a
         cdef Buffer buf = target.buf
+        cdef bint assign = buf.shadow is NULL and target.is_whole()
+        cdef int lane, single = target.typenum == NPY_FLOAT
+        cdef npy_intp item = 4 if single else 8
+        cdef Matrix t, left, right
+        cdef char* scratch = NULL
+        cdef float g32
         if buf.shadow is NULL:
-            tape.give_shadow(buf, not target.is_whole() or tape.width > 1)
-            if target.is_whole() and tape.width == 1:
-                function(x, y, out=lane_of(target, lane))
-                return 0
-        shadow = lane_of(target, lane)
-        if target.overlaps:
-            np.add.at(shadow, Ellipsis, function(x, y))
-        else:
-            np_add(shadow, function(x, y), out=shadow)
+            tape.give_shadow(buf, not assign)
+        try:
+            for lane in range(tape.width):
+                if self.out is not None:
+                    self.cotangent(g, lane)
+                elif single:
+                    g32 = <float>tape.adjoints[<size_t>self.slot * tape.width + lane]
+                    g.data = <char*>&g32
+                else:
+                    g.data = <char*>(tape.adjoints + <size_t>self.slot * tape.width + lane)
+                if k == 0:
+                    left, right = g[0], transposed(b[0])
+                else:
+                    left, right = transposed(a[0]), g[0]
+                matrix_of(&t, target, buf.shadow + lane * buf.lane_bytes, k == 0)
+                if left.columns == 1:
+                    add_outer(single, &left, &right, &t, assign, tape.strong)
+                elif assign:
+                    multiply(single, &left, &right, &t)
+                else:
+                    if scratch is NULL:
+                        scratch = <char*>malloc(t.rows * t.columns * item)
+                        if scratch is NULL:
+                            raise MemoryError(f"cannot allocate {t.rows * t.columns * item} bytes for a cotangent")
+                    multiply_add(single, &left, &right, &t, scratch)
+        finally:
+            free(scratch)
         return 0
+
+    cdef void cotangent(self, Matrix* g, int lane) noexcept:
+        """The shadow of the result in one lane, with the axis of length one where an operand is a vector."""
+        cdef View out = self.out
+        g.data = out.buf.shadow + lane * out.buf.lane_bytes + out.offset
+        g.down = out.strides[0]
+        g.along = out.strides[out.ndim - 1]
+
+
+cdef void matrix_of(Matrix* m, View v, char* base, bint row) noexcept:
+    """A view over memory at `base` as a matrix; a vector as one row, or one column."""
+    m.data = base + v.offset
+    m.down = v.strides[0]
+    m.along = v.strides[v.ndim - 1]
+    m.rows = v.shape[0] if v.ndim == 2 or not row else 1
+    m.columns = v.shape[v.ndim - 1] if v.ndim == 2 or row else 1
+
+
+cdef inline Matrix transposed(Matrix m) noexcept:
+    cdef Matrix t
+    t.data, t.rows, t.columns, t.down, t.along = m.data, m.columns, m.rows, m.along, m.down
+    return t
+
+
+cdef void multiply(int single, Matrix* x, Matrix* y, Matrix* out) noexcept:
+    """out = x @ y"""
+    if x.rows * x.columns * y.columns < NO_GIL_FROM:
+        multiply_matrices(single, x.rows, x.columns, y.columns, x.data, x.down, x.along, y.data, y.down, y.along,
+                          out.data, out.down, out.along)
+        return
+    with nogil:
+        multiply_matrices(single, x.rows, x.columns, y.columns, x.data, x.down, x.along, y.data, y.down, y.along,
+                          out.data, out.down, out.along)
+
+
+cdef void multiply_add(int single, Matrix* x, Matrix* y, Matrix* out, char* scratch) noexcept:
+    """out += x @ y, in whatever layout; scratch has room for the product."""
+    cdef npy_intp shape[2]
+    cdef npy_intp from_strides[2]
+    cdef npy_intp to_strides[2]
+    cdef Matrix product = out[0]
+    product.data = scratch
+    product.along = 4 if single else 8
+    product.down = product.along * out.columns
+    multiply(single, x, y, &product)
+    shape[0], shape[1] = out.rows, out.columns
+    from_strides[0], from_strides[1] = product.down, product.along
+    to_strides[0], to_strides[1] = out.down, out.along
+    copy_add(single, 2, shape, scratch, from_strides, 0, out.data, to_strides, 0, 1, 1.0, 0)
+
+
+cdef void add_outer(int single, Matrix* x, Matrix* y, Matrix* out, bint assign, bint strong) noexcept:
+    """out (+)= x @ y for a column and a row: no product in BLAS's sense, one pass over out."""
+    cdef npy_intp shape[2]
+    cdef npy_intp xs[2]
+    cdef npy_intp ys[2]
+    cdef npy_intp to_strides[2]
+    shape[0], shape[1] = out.rows, out.columns
+    xs[0], xs[1] = x.down, 0
+    ys[0], ys[1] = 0, y.along
+    to_strides[0], to_strides[1] = out.down, out.along
+    accumulate(MULTIPLY, 0, single, 2, shape, x.data, xs, y.data, ys, NULL, xs, x.data, xs, 0, out.data, to_strides, 0, 1,
+               assign, strong)
 
 
 @cython.final

@@ -40,6 +40,7 @@ cdef class Context:
     cdef object link(self, object out, list operands, object pushes, list pulls, object reads)
     cdef object load(self, TrackedArray a, char* address)
     cdef object total(self, TrackedArray a, object axis, bint keepdims, bint mean)
+    cdef object extremum(self, TrackedArray a, object reduce, object axis, bint keepdims)
     cdef object product(self, object a, object b)
     cdef int gather(self, TrackedArray a, object key, TrackedArray out) except -1
     cdef int store(self, TrackedArray target, object value) except -1
@@ -191,3 +192,9 @@ cdef inline double evaluate_scalar(int op, double x, double y, int kind) noexcep
 
 cdef int reduced_axes(object axis, int ndim, bint* reduced) except -1
 cdef ndarray real_operand(Context ctx, object value, int* typenum)
+
+# Products of fewer multiplications keep the GIL: to give it back and take it again costs as much.
+cdef enum:
+    NO_GIL_FROM = 1 << 16
+
+cdef object matrix_product(ndarray x, ndarray y, int typenum)

@@ -20,15 +20,16 @@ from cpython.buffer cimport PyObject_GetBuffer
 from cpython.object cimport PyObject_RichCompare
 from cpython.ref cimport PyObject, PyTypeObject
 from libc.math cimport isfinite
+from libc.string cimport memcpy
 from numpy cimport (
     NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_DATA, PyArray_DescrFromType, PyArray_DIMS,
-    PyArray_ISBEHAVED_RO, PyArray_ISCONTIGUOUS, PyArray_ISNOTSWAPPED, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES,
+    PyArray_ISBEHAVED_RO, PyArray_ISCONTIGUOUS, PyArray_ISNOTSWAPPED, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES,
     PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
 from cyad._redirect cimport swap_current
 from cyad._shadow cimport Buffer, View, buffer_of_new, extent_of, new_result, view_of
-from cyad.rules._kernels cimport Row, evaluate_array
+from cyad.rules._kernels cimport Row, evaluate_array, multiply_matrices
 
 import functools
 import operator
@@ -49,6 +50,7 @@ cdef extern from "numpy/arrayobject.h":
 import_array()
 
 cdef object f64 = np.float64
+cdef object np_matmul = np.matmul
 cdef object f32 = np.float32
 
 cdef Row ADD = rows_by_name["add"]
@@ -89,6 +91,10 @@ cdef class Context:
 
     cdef object total(self, TrackedArray a, object axis, bint keepdims, bint mean):
         """np.sum (np.mean) of plain float memory; None where the general path must do it."""
+        return None
+
+    cdef object extremum(self, TrackedArray a, object reduce, object axis, bint keepdims):
+        """np.max or np.min of plain float memory, of which `reduce` gives the value; None where the general path must do it."""
         return None
 
     cdef object product(self, object a, object b):
@@ -346,6 +352,11 @@ cdef int write_primal(Context ctx, object prim, object key, object value) except
 
 cdef ndarray own_copy(ndarray arr):
     """A plain copy with the memory layout of `arr`, whatever creation functions mean at the moment."""
+    cdef ndarray out
+    if is_real_float(PyArray_TYPE(arr)) and PyArray_ISCONTIGUOUS(arr) and PyArray_ISBEHAVED_RO(arr) and type(arr) is ndarray:
+        out = new_result(PyArray_NDIM(arr), PyArray_DIMS(arr), PyArray_TYPE(arr), PyArray_ITEMSIZE(arr))
+        memcpy(PyArray_DATA(out), PyArray_DATA(arr), PyArray_SIZE(arr) * PyArray_ITEMSIZE(arr))
+        return out
     return PyArray_NewCopy(arr, NPY_KEEPORDER)
 
 
@@ -797,6 +808,40 @@ cdef ndarray real_operand(Context ctx, object value, int* typenum):
         return None
     typenum[0] = PyArray_TYPE(arr)
     return arr
+
+
+cdef object matrix_product(ndarray x, ndarray y, int typenum):
+    """np.matmul of vectors and matrices of one float dtype, without its dispatch; a Python float for two vectors."""
+    cdef int xd = PyArray_NDIM(x), yd = PyArray_NDIM(y), single = typenum == NPY_FLOAT
+    cdef npy_intp item = 4 if single else 8
+    cdef npy_intp m = PyArray_DIMS(x)[0] if xd == 2 else 1, n = PyArray_DIMS(x)[xd - 1], p = PyArray_DIMS(y)[1] if yd == 2 else 1
+    cdef npy_intp x_m = PyArray_STRIDES(x)[0] if xd == 2 else item * n, x_n = PyArray_STRIDES(x)[xd - 1]
+    cdef npy_intp y_n = PyArray_STRIDES(y)[0], y_p = PyArray_STRIDES(y)[1] if yd == 2 else item
+    cdef npy_intp dims[2]
+    cdef ndarray out = None
+    cdef double number = 0.0
+    cdef float number32 = 0.0
+    cdef char* target = <char*>&number32 if single else <char*>&number
+    cdef char* xp = <char*>PyArray_DATA(x)
+    cdef char* yp = <char*>PyArray_DATA(y)
+    cdef int status
+    if n != PyArray_DIMS(y)[0] or m == 0 or n == 0 or p == 0:
+        return np_matmul(x, y)
+    if xd + yd > 2:
+        dims[0] = m if xd == 2 else p
+        dims[1] = p
+        out = new_result(xd + yd - 2, dims, typenum, item)
+        target = <char*>PyArray_DATA(out)
+    if m * n * p < NO_GIL_FROM:
+        status = multiply_matrices(single, m, n, p, xp, x_m, x_n, yp, y_n, y_p, target, item * p, item)
+    else:
+        with nogil:
+            status = multiply_matrices(single, m, n, p, xp, x_m, x_n, yp, y_n, y_p, target, item * p, item)
+    if status:
+        return np_matmul(x, y)   # once more, for the warning
+    if out is None:
+        return <double>number32 if single else number
+    return out
 
 
 # ---- arrays from lists ----------------------------------------------------------------------------------------------
@@ -1261,6 +1306,8 @@ cdef class TrackedArray:
             return stack_nested([self], None).reshape(shape)
         if copy:
             return self.copy(order=order).reshape(shape, order=order)
+        if self.plain and PyArray_ISCONTIGUOUS(self.arr) and order == "C" and self.ctx.alive:
+            return wrap_view(self, self.arr.reshape(shape))   # a view, whatever the shape
         return derived_view(self, _reshape, (shape, order))
 
     def ravel(self, order="C"):

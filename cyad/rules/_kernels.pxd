@@ -48,3 +48,6 @@ cdef int accumulate(Row row, int k, int is_f32, int ndim, const npy_intp *shape,
 cdef int copy_add(int is_f32, int ndim, const npy_intp *shape, char *src, const npy_intp *ss, npy_intp src_lane,
                   char *target, const npy_intp *ts, npy_intp target_lane, npy_intp nlanes,
                   double scale, int assign) noexcept
+# 0; 1 if NumPy would warn.
+cdef int multiply_matrices(int is_f32, npy_intp m, npy_intp n, npy_intp p, char *a, npy_intp a_m, npy_intp a_n,
+                           char *b, npy_intp b_n, npy_intp b_p, char *out, npy_intp o_m, npy_intp o_p) noexcept nogil

@@ -32,6 +32,8 @@ cdef extern from "_kernels.h" nogil:
     cyad_ufunc cyad_primal[][2]
     cyad_ufunc cyad_function[][2]
     void cyad_choose_loops()
+    int cyad_status()
+    void cyad_clear_status()
     double cyad_evaluate(int op, double x, double y)
     double cyad_evaluate_float(int op, double x, double y)
     int cyad_evaluate_array(int op, int f32, npy_intp n, char *x, npy_intp sx, char *y, npy_intp sy,
@@ -42,6 +44,9 @@ cdef extern from "_kernels.h" nogil:
                         char *target, const npy_intp *ts, npy_intp target_lane, npy_intp lanes, int assign)
     int cyad_copy_add(int f32, int ndim, const npy_intp *shape, char *source, const npy_intp *ss, npy_intp source_lane,
                       char *target, const npy_intp *ts, npy_intp target_lane, npy_intp lanes, double scale, int assign)
+
+
+ctypedef void (*matmul_loop)(char **args, const npy_intp *sizes, const npy_intp *steps, void *data) noexcept nogil
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -276,6 +281,29 @@ cdef int copy_add(int is_f32, int ndim, const npy_intp *shape, char *src, const 
                   double scale, int assign) noexcept:
     """``target[lane][i] (+)= scale * src[lane][i]``; axes along which the target does not move are summed over."""
     return cyad_copy_add(is_f32, ndim, shape, src, ss, src_lane, target, ts, target_lane, nlanes, scale, assign)
+
+
+cdef cyad_ufunc[2] _matmul
+_loops_of(np.matmul, _matmul)
+
+
+cdef int multiply_matrices(int is_f32, npy_intp m, npy_intp n, npy_intp p, char *a, npy_intp a_m, npy_intp a_n,
+                           char *b, npy_intp b_n, npy_intp b_p, char *out, npy_intp o_m, npy_intp o_p) noexcept nogil:
+    """``out = a @ b`` for (m, n) times (n, p), strides in bytes, by the loop of np.matmul: BLAS, or what NumPy has instead.
+
+    No size is zero, and out overlaps neither operand.
+    """
+    cdef char *args[3]
+    cdef npy_intp sizes[4]
+    cdef npy_intp steps[9]
+    args[0], args[1], args[2] = a, b, out
+    sizes[0], sizes[1], sizes[2], sizes[3] = 1, m, n, p
+    steps[0] = steps[1] = steps[2] = 0
+    steps[3], steps[4], steps[5], steps[6], steps[7], steps[8] = a_m, a_n, b_n, b_p, o_m, o_p
+    if cyad_status():
+        cyad_clear_status()
+    (<matmul_loop>_matmul[is_f32].run)(args, sizes, steps, _matmul[is_f32].data)
+    return cyad_status()
 
 
 # ---- hooks for the tests ---------------------------------------------------------------------------------------------
