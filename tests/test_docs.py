@@ -56,6 +56,18 @@ def test_docstrings_of_modules(name):
             run(test)
 
 
+@pytest.mark.parametrize("name", ["jax", "torch"])
+def test_docstrings_of_interop(name):
+    pytest.importorskip(name)
+    module = importlib.import_module(f"cyad.interop.{name}")
+    assert module.__doc__
+    for public in module.__all__:
+        examples = examples_of(getattr(module, public), public)
+        assert examples, f"the docstring of {public} has no example"
+        for test in examples:
+            run(test)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_of_a_page(page):
     """The Python blocks of a page, one after the other, as a reader would type them in."""

@@ -1,0 +1,128 @@
+"""cyad and JAX: each in the programs of the other, against JAX's own derivatives and finite differences."""
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+
+import jax.numpy as jnp  # noqa: E402
+
+from cyad.interop.jax import to_jax  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def simulate(u, rate, steps=4):
+    """In place, with a scratch array and a number."""
+    new = np.empty_like(u)
+    for _ in range(steps):
+        new[1:-1] = u[1:-1] + rate * (u[:-2] - 2.0 * u[1:-1] + u[2:])
+        new[0], new[-1] = u[0], u[-1] * rate
+        u[:] = new
+    return {"u": u, "sum": np.sum(u**2), "n": len(u)}
+
+
+def in_jax(u, rate, steps=4):
+    for _ in range(steps):
+        inner = u[1:-1] + rate * (u[:-2] - 2.0 * u[1:-1] + u[2:])
+        u = jnp.concatenate([u[:1], inner, u[-1:] * rate])
+    return {"u": u, "sum": jnp.sum(u**2), "n": len(u)}
+
+
+U, RATE = np.array([0.5, 1.0, 0.7, 1.4, 0.9]), 0.3
+SHAPES = {"u": jax.ShapeDtypeStruct((5,), float), "sum": jax.ShapeDtypeStruct((), float),
+          "n": jax.ShapeDtypeStruct((), int)}
+
+
+def loss(f):
+    return lambda u, rate: jnp.sum(f(u, rate)["u"] ** 3) * f(u, rate)["sum"]
+
+
+def close(got, want, tolerance=1e-10):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want)
+
+
+def test_values():
+    kept = U.copy()
+    for f in (to_jax(simulate), to_jax(simulate, SHAPES), jax.jit(to_jax(simulate, SHAPES))):
+        out = f(U, RATE)
+        close(out, in_jax(U, RATE))
+        assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(out))
+    np.testing.assert_array_equal(U, kept)
+
+
+@pytest.mark.parametrize("result", [None, SHAPES, lambda u, rate: {"u": u, "sum": rate, "n": SHAPES["n"]}])
+def test_gradients(result):
+    f = to_jax(simulate, result)
+    close(jax.grad(loss(f), (0, 1))(U, RATE), jax.grad(loss(in_jax), (0, 1))(U, RATE))
+    close(jax.jit(jax.grad(loss(f), (0, 1)))(U, RATE), jax.grad(loss(in_jax), (0, 1))(U, RATE))
+
+
+def test_second_derivatives():
+    f, v = to_jax(simulate, SHAPES), np.linspace(-1.0, 1.0, 5)
+
+    def hvp(f):
+        return jax.grad(lambda u: jnp.vdot(jax.grad(loss(f))(u, RATE), v))(U)
+
+    close(hvp(f), hvp(in_jax))
+    close(jax.jacrev(jax.grad(loss(f)))(U, RATE), jax.hessian(loss(in_jax))(U, RATE))
+
+
+def test_vmap():
+    many = np.stack([U, U[::-1], 2.0 * U])
+    f = to_jax(simulate, SHAPES)
+    close(jax.vmap(jax.grad(loss(f)), (0, None))(many, RATE), jax.vmap(jax.grad(loss(in_jax)), (0, None))(many, RATE))
+    close(jax.jacrev(lambda u: f(u, RATE)["u"])(U), jax.jacrev(lambda u: in_jax(u, RATE)["u"])(U))
+
+
+def test_pytrees_integers_and_complex_values():
+    def f(p, k):
+        return np.sum(np.abs(p["z"][k] * p["w"]) ** 2 + np.real(p["z"][k] ** 2)), p["z"] * p["w"][0]
+
+    def g(p, k):
+        return jnp.sum(jnp.abs(p["z"][k] * p["w"]) ** 2 + jnp.real(p["z"][k] ** 2)), p["z"] * p["w"][0]
+
+    p = {"z": jnp.array([1.0 + 2.0j, 3.0 - 1.0j, 0.5j]), "w": jnp.array([2.0, 3.0])}
+    k = jnp.array([0, 2])
+    close(to_jax(f)(p, k), g(p, k))
+    for call in (to_jax(f), g):
+        (y, z), pull = jax.vjp(lambda p, call=call: call(p, k), p)
+        if call is not g:
+            got = pull((y, (1.0 - 0.5j) * z))
+    close(got, pull((y, (1.0 - 0.5j) * z)))
+
+
+def test_default_precision():
+    with jax.enable_x64(False):
+        f = to_jax(lambda x: np.cumsum(x) * np.linspace(1.0, 2.0, 3), jax.ShapeDtypeStruct((3,), np.float32))
+        x = jnp.arange(3.0)
+        assert x.dtype == np.float32 and f(x).dtype == np.float32
+        out = jax.jit(jax.value_and_grad(lambda x: jnp.sum(f(x) ** 2)))(x)
+        want = jax.value_and_grad(lambda x: jnp.sum((jnp.cumsum(x) * jnp.linspace(1.0, 2.0, 3)) ** 2))(x)
+        close(out, want, 1e-5)
+
+
+def test_a_simulator_in_a_training_loop():
+    f = to_jax(lambda u, rate: simulate(u, rate)["u"], lambda u, rate: u)
+    wanted = f(U, 0.2)
+
+    @jax.jit
+    def step(logit):
+        value, slope = jax.value_and_grad(
+            lambda logit: jnp.mean((f(U, jax.nn.sigmoid(logit)) - wanted) ** 2))(logit)
+        return value, logit - 5.0 * slope
+
+    logit = 0.5
+    for _ in range(40):
+        value, logit = step(logit)
+    assert abs(jax.nn.sigmoid(logit) - 0.2) < 1e-4
+
+
+def test_what_is_raised():
+    with pytest.raises(TypeError, match="shape of what simulate returns.*jax.ShapeDtypeStruct"):
+        jax.jit(to_jax(simulate))(U, RATE)
+    with pytest.raises(ZeroDivisionError):
+        to_jax(lambda x: 1 / 0)(U)
