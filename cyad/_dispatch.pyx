@@ -449,7 +449,7 @@ cdef object store_out(object func, object result, object out):
 
 
 # Rules that a context serves by itself on plain memory; a rule that a user puts in their place is found instead.
-cdef object np_sum = np.sum, np_mean = np.mean, np_dot = np.dot, np_matmul = np.matmul, np_reshape = np.reshape
+cdef object np_mean = np.mean, np_dot = np.dot, np_matmul = np.matmul, np_reshape = np.reshape
 cdef object np_take = np.take, TAKE_RULE = registry.lookup(np.take)
 cdef object DOT_RULE = registry.lookup(np.dot), MATMUL_RULE = registry.lookup(np.matmul)
 cdef dict _REDUCTIONS = {   # function -> its rule, and the reduction that NumPy itself does (None for sum and mean)

@@ -9,7 +9,7 @@ where NumPy does the work, all at once where our loops do.
 cimport cython
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
-from numpy cimport NPY_FLOAT, PyArray_DIMS, PyArray_NDIM, import_array, ndarray, npy_intp
+from numpy cimport NPY_FLOAT, import_array, ndarray, npy_intp
 
 from cyad._shadow cimport Buffer, View, broadcast_strides, may_overlap
 from cyad._tracked cimport NO_GIL_FROM, Context, add_to_lane, ensure_lanes, lane_of, plain_value

@@ -1,4 +1,4 @@
-"""Types of the drivers. What a Jacobian looks like depends on the result and on the arguments, so its entries are Any."""
+"""Types of the drivers. What a Jacobian looks like depends on result and arguments, so its entries are Any."""
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, overload
 

@@ -1,4 +1,4 @@
-"""Types of the function transforms: the derivative of a number by the first argument is of the type of that argument."""
+"""Types of the function transforms: the derivative of a number by the first argument has the type of that argument."""
 from collections.abc import Callable
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
@@ -72,7 +72,8 @@ def jvp(
     *, has_aux: Literal[False] = False) -> tuple[_R, _R]: ...
 @overload
 def jvp(
-    f: _Function, primals: tuple[Any, ...] | list[Any], tangents: tuple[Any, ...] | list[Any], *, has_aux: Literal[True],
+    f: _Function, primals: tuple[Any, ...] | list[Any], tangents: tuple[Any, ...] | list[Any], *,
+    has_aux: Literal[True],
 ) -> tuple[Any, Any, Any]: ...
 @overload
 def vjp(
