@@ -45,7 +45,8 @@ def advanced(shape, key):
     key = key if type(key) is tuple else (key,)
     key = [k if k is None or k is Ellipsis or isinstance(k, (slice, int, np.integer)) else
            np.asarray(k, None if np.size(k) else np.intp) for k in key]
-    if any([k is True or k is False or np.ndim(k) == 0 and isinstance(k, np.ndarray) and k.dtype.kind == "b" for k in key]):
+    if any([k is True or k is False or isinstance(k, np.ndarray) and k.ndim == 0 and k.dtype.kind == "b"
+            for k in key]):
         return 0, None
     taken = sum([0 if k is None or k is Ellipsis else k.ndim if isinstance(k, np.ndarray) and k.dtype.kind == "b" else 1
                  for k in key])
