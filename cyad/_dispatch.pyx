@@ -6,9 +6,13 @@ rule, a zero derivative, or else it is a composite: its own Python implementatio
 inside. What none of these serves raises MissingRuleError; absence never means zero.
 """
 from cpython.ref cimport PyObject
-from numpy cimport ndarray
+from numpy cimport (
+    NPY_DOUBLE, NPY_FLOAT, PyArray_DIMS, PyArray_ISNOTSWAPPED, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_TYPE, import_array,
+    ndarray, npy_intp,
+)
 
 from cyad._redirect cimport redirect_native, register_ufunc_handler, swap_current
+from cyad._shadow cimport new_result
 from cyad._tracked cimport (
     Context, PushAll, Scalar, TrackedArray, all_plain, apply, as_number, check_alive, check_conflict, context_among, context_of,
     derived_view, higher, is_active_anywhere, is_array, is_basic, is_scalar, is_tracked, leaves_of, link_row,
@@ -28,6 +32,8 @@ from cyad._tracked import register_dispatch, stack_nested
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
 from cyad.rules import classification, registry
 from cyad.rules._kernels import rows_by_name
+
+import_array()
 
 cdef extern from "Python.h":
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
@@ -451,6 +457,7 @@ cdef object store_out(object func, object result, object out):
 # Rules that a context serves by itself on plain memory; a rule that a user puts in their place is found instead.
 cdef object np_mean = np.mean, np_dot = np.dot, np_matmul = np.matmul, np_reshape = np.reshape
 cdef object np_take = np.take, TAKE_RULE = registry.lookup(np.take)
+cdef object np_concatenate = np.concatenate, CONCATENATE_RULE = registry.lookup(np.concatenate)
 cdef object DOT_RULE = registry.lookup(np.dot), MATMUL_RULE = registry.lookup(np.matmul)
 cdef dict _REDUCTIONS = {   # function -> its rule, and the reduction that NumPy itself does (None for sum and mean)
     np.sum: (registry.lookup(np.sum), None), np.mean: (registry.lookup(np.mean), None),
@@ -483,6 +490,59 @@ cdef object fast_product(object a, object b):
     return ctx.product(a, b)
 
 
+cdef object fast_concatenate(object parts, object axis):
+    """Part after part into fresh memory: a store knows what to do, all lanes at once. None for the general path."""
+    cdef Context ctx = None
+    cdef TrackedArray a, out
+    cdef ndarray arr, first = None
+    cdef npy_intp dims[64]
+    cdef npy_intp length = 0, start = 0
+    cdef int i, k = 0
+    if (type(parts) is not list and type(parts) is not tuple) or type(axis) is not int:
+        return None
+    for part in parts:
+        if is_array(part):
+            a = <TrackedArray>part
+            if not a.plain or a.boxed or (ctx is not None and a.ctx is not ctx):
+                return None
+            ctx = a.ctx
+            arr = a.arr
+        elif type(part) is ndarray:
+            arr = part
+        else:
+            return None
+        if first is None:
+            first = arr
+            if not (PyArray_TYPE(first) == NPY_DOUBLE or PyArray_TYPE(first) == NPY_FLOAT) or PyArray_NDIM(first) == 0:
+                return None
+            k = axis + PyArray_NDIM(first) if axis < 0 else axis
+            if not 0 <= k < PyArray_NDIM(first):
+                return None
+            for i in range(PyArray_NDIM(first)):
+                dims[i] = PyArray_DIMS(first)[i]
+        if PyArray_TYPE(arr) != PyArray_TYPE(first) or PyArray_NDIM(arr) != PyArray_NDIM(first) or not PyArray_ISNOTSWAPPED(arr):
+            return None
+        for i in range(PyArray_NDIM(first)):
+            if i != k and PyArray_DIMS(arr)[i] != dims[i]:
+                return None
+        length += PyArray_DIMS(arr)[k]
+    if ctx is None:
+        return None
+    check_alive(ctx)
+    dims[k] = length
+    out = wrap_new(ctx, new_result(PyArray_NDIM(first), dims, PyArray_TYPE(first), PyArray_ITEMSIZE(first)))
+    before = (slice(None),) * k
+    for part in parts:
+        arr = (<TrackedArray>part).arr if is_array(part) else part
+        piece = (<object>out.arr)[(*before, slice(start, start + PyArray_DIMS(arr)[k]))]
+        start += PyArray_DIMS(arr)[k]
+        if is_array(part) and (<TrackedArray>part).place.buf.active:
+            ctx.store(wrap_view(out, piece), part)
+        else:
+            piece[...] = arr
+    return out
+
+
 def take_few(a, indices, axis=None, out=None, mode="raise"):
     """np.take of a small part as an index: its transpose touches no more than that. None where the rule shall do it."""
     cdef TrackedArray t = <TrackedArray>a
@@ -509,6 +569,11 @@ cdef object dispatch(object func, object args, object kwargs):
         return args[0].reshape(args[1])
     elif func is np_dot and len(args) == 2 and not kwargs and registry.lookup(func) is DOT_RULE:
         fast = fast_product(args[0], args[1])
+    elif func is np_concatenate and registry.lookup(func) is CONCATENATE_RULE:
+        if len(args) == 1 and not kwargs:
+            fast = fast_concatenate(args[0], 0)
+        elif len(args) == 2 and not kwargs or len(args) == 1 and len(kwargs) == 1 and "axis" in kwargs:
+            fast = fast_concatenate(args[0], args[1] if len(args) == 2 else kwargs["axis"])
     elif func is np_take and len(args) >= 2 and is_array(args[0]) and registry.lookup(func) is TAKE_RULE:
         fast = take_few(*args, **kwargs)
     if fast is not None:

@@ -1,5 +1,6 @@
 from numpy cimport ndarray
 
+from cyad._shadow cimport View
 from cyad._tracked cimport Context, TrackedArray
 from cyad.rules._kernels cimport Row
 
@@ -15,6 +16,7 @@ cdef class ForwardContext(Context):
     cdef int activate(self, TrackedArray a) except -1
     cdef object result(self, object out, list lanes)
     cdef int write(self, TrackedArray target, object key, object value) except -1
+    cdef bint write_lanes(self, View target, object value, bint active) except -1
 
 cdef class Dual:
     # The leading fields are those of _tracked.Scalar.

@@ -25,7 +25,7 @@ from numpy cimport (
 
 from cyad._arguments cimport as_call, unwrap, wrap_all
 from cyad._redirect cimport current, swap_current
-from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, view_of
+from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_overlap, same_geometry, view_of
 from cyad._tracked cimport (
     DOUBLE, SINGLE, WEAK, Context, PushAll, TrackedArray, as_number, below, binary, buffer_over, check_alive,
     check_storable, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, general_elementwise, is_array,
@@ -33,7 +33,7 @@ from cyad._tracked cimport (
     scalar_fits, warn, wrap_box, wrap_over, write_primal, context_of, modular, warn_operator,
 )
 from cyad.rules._kernels cimport (
-    CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate,
+    CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, copy_add,
     cyad_has_partials, cyad_partials, cyad_strong, partials_at,
 )
 
@@ -820,10 +820,40 @@ cdef class ForwardContext(Context):
             write_primal(self, target.prim, key, primal_at(self, value))
         if not target.place.buf.active:
             return 0
+        if key is Ellipsis and target.plain and self.write_lanes(target.place, value, active):
+            return 0
         for lane in range(self.width):
             t = tangent_of(value, lane) if active else 0.0
             write_primal(self, lane_of(target.place, lane), key, t if target.dtype.kind == "c" else real_tangent(t))
         return 0
+
+    cdef bint write_lanes(self, View target, object value, bint active) except -1:
+        """The tangents of a whole region in all lanes at once; False where that takes ordinary NumPy calls."""
+        cdef npy_intp strides[64]
+        cdef View source
+        cdef double zero = 0.0
+        cdef char* begin = <char*>&zero
+        cdef Py_ssize_t lane_bytes = 0
+        cdef bint single = target.typenum == NPY_FLOAT
+        if not (single or target.typenum == NPY_DOUBLE) or target.overlaps or target.buf.shadow is NULL:
+            return False
+        memset(strides, 0, target.ndim * sizeof(npy_intp))
+        if active and type(value) is Dual:
+            if single:
+                return False
+            begin = <char*>(<Dual>value).lanes
+            lane_bytes = sizeof(double)
+        elif active:
+            source = (<TrackedArray>value).place
+            if source.typenum != target.typenum or source.ndim > target.ndim or source.buf.shadow is NULL or \
+                    may_overlap(target, source):
+                return False
+            broadcast_strides(source, target.ndim, target.shape, strides)
+            begin = source.buf.shadow + source.offset
+            lane_bytes = source.buf.lane_bytes
+        copy_add(single, target.ndim, target.shape, begin, strides, lane_bytes, target.buf.shadow + target.offset,
+                 target.strides, target.buf.lane_bytes, self.width, 1.0, 1)
+        return True
 
     cdef int add_at(self, TrackedArray a, object key, object value) except -1:
         cdef bint active = self.is_active(value)

@@ -8,15 +8,19 @@ and those would go on reading the caller's.
 
 Thread safety: a recording belongs to one thread at a time; two sweeps at once raise TapeError.
 """
-from numpy cimport PyArray_DATA, PyArray_ISCARRAY, PyArray_TYPE, import_array, ndarray
+from numpy cimport (
+    NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_ISBEHAVED_RO, PyArray_ISCARRAY, PyArray_STRIDES, PyArray_TYPE, import_array,
+    ndarray,
+)
 
 from cyad._adjoint cimport Tape, seed
 from cyad._arguments cimport Argument, as_call, wrap_all, write_back
 from cyad._reverse cimport adjoint_value
-from cyad._shadow cimport Buffer
+from cyad._shadow cimport Buffer, View
 from cyad._tracked cimport (
     TrackedArray, context_of, ensure_lanes, is_array, is_tracked, lane_of, plain_value, primal_at,
 )
+from cyad.rules._kernels cimport copy_add
 
 import numpy as np
 
@@ -113,7 +117,9 @@ cdef class Pullback:
                         for lane in range(width):
                             lane_of(argument.tracked.place, lane)[...] = entries[i][lane]
             for k in range(len(self.results)):
-                if cotangents[k] is not None and tape.is_active(self.results[k]):
+                if cotangents[k] is None or not tape.is_active(self.results[k]):
+                    continue
+                if not self.seed_block(self.results[k], cotangents[k], width):
                     for lane in range(width):
                         seed(tape, self.results[k], lane, fitting(self.leaves[k], cotangents[k][lane]))
             tape.run_sweep()
@@ -124,6 +130,26 @@ cdef class Pullback:
                 argument.tracked.place.buf.borrowed_shadow = False
                 argument.tracked.place.buf.drop_shadow()
             tape.end_sweep()
+
+    cdef bint seed_block(self, object result, object block, int width) except -1:
+        """Adds an array (width, *shape) of cotangents, all lanes at once; False where that takes ordinary NumPy calls."""
+        cdef View place
+        cdef ndarray seeds
+        cdef bint assign = False
+        if not is_array(result) or type(block) is not ndarray or not (<TrackedArray>result).plain:
+            return False
+        seeds = block
+        place = (<TrackedArray>result).place
+        if not (place.typenum == NPY_DOUBLE or place.typenum == NPY_FLOAT) or PyArray_TYPE(seeds) != place.typenum or \
+                place.overlaps or not PyArray_ISBEHAVED_RO(seeds) or block.shape != (width, *place.shape_tuple()):
+            return False
+        if place.buf.shadow is NULL:
+            assign = place.is_whole()
+            self.tape.give_shadow(place.buf, not assign)
+        copy_add(place.typenum == NPY_FLOAT, place.ndim, place.shape, <char*>PyArray_DATA(seeds),
+                 PyArray_STRIDES(seeds) + 1, PyArray_STRIDES(seeds)[0], place.buf.shadow + place.offset, place.strides,
+                 place.buf.lane_bytes, width, 1.0, assign)
+        return True
 
     cdef int lend(self, Argument argument, int width, object into) except -1:
         """A zero shadow for an argument, in the memory of `into` where it fits."""
