@@ -13,6 +13,8 @@ cdef class ForwardContext(Context):
     cdef int push(self, Row row, int k, object x, ndarray xa, double xn, ndarray ya, double yn, object operand,
                   DualArray result, bint assign) except -2
     cdef bint operand(self, object value, double* x, int* typenum, bint* active) except -1
+    cdef DualArray own_array(self, ndarray out, bint active)
+    cdef object with_tangents(self, object out, object block, int typenum)
     cdef int activate(self, TrackedArray a) except -1
     cdef object result(self, object out, list lanes)
     cdef int write(self, TrackedArray target, object key, object value) except -1

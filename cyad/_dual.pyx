@@ -29,8 +29,9 @@ from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_ov
 from cyad._tracked cimport (
     DOUBLE, SINGLE, WEAK, Context, PushAll, TrackedArray, as_number, below, binary, buffer_over, check_alive,
     check_storable, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, general_elementwise, is_array,
-    is_box, is_tracked, lane_of, number, own_copy, plain_value, power, primal_at, register_types, scalar_attribute,
-    scalar_fits, warn, wrap_box, wrap_over, write_primal, context_of, modular, warn_operator,
+    is_box, is_tracked, lane_of, matrix_product, number, own_copy, plain_value, power, primal_at, real_operand,
+    reduced_axes, register_types, scalar_attribute, scalar_fits, warn, wrap_box, wrap_over, write_primal, context_of,
+    modular, warn_operator,
 )
 from cyad.rules._kernels cimport (
     CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, copy_add,
@@ -49,6 +50,8 @@ from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
 from cyad.rules._kernels import rows_by_name
 
 import_array()
+
+cdef object add_reduce = np.add.reduce, np_matmul = np.matmul
 
 cdef extern from "numpy/arrayobject.h":
     PyTypeObject PyArray_Type
@@ -596,21 +599,77 @@ cdef class ForwardContext(Context):
         out = evaluate_arrays(row, typenum, xa, xn, ya, yn)
         if out is None:
             return None
-        result = DualArray.__new__(DualArray)
-        result.ctx = self
-        result.arr = out
-        result.prim = out
-        result.plain = True
-        result.place = view_of(buffer_of_new(out), out)
+        result = self.own_array(out, x_active or y_active)
         if not x_active and not y_active:
             return result
-        result.place.buf.make_shadow(self.width, False)
-        result.place.buf.active = True
         if x_active and self.push(row, 0, x, xa, xn, ya, yn, x, result, True) < 0:
             return None
         if y_active and self.push(row, 1, y, xa, xn, ya, yn, y, result, not x_active) < 0:
             return None
         return result
+
+    cdef DualArray own_array(self, ndarray out, bint active):
+        """A fresh plain array as a value of this context; an active one gets a shadow, which is to be written."""
+        cdef DualArray result = DualArray.__new__(DualArray)
+        result.ctx = self
+        result.arr = out
+        result.prim = out
+        result.plain = True
+        result.place = view_of(buffer_of_new(out), out)
+        if active:
+            result.place.buf.make_shadow(self.width, False)
+            result.place.buf.active = True
+        return result
+
+    cdef object with_tangents(self, object out, object block, int typenum):
+        """A fresh result of plain memory, an array or a number, and its tangents (width, *shape)."""
+        cdef DualArray result
+        cdef Dual number
+        cdef int lane
+        if isinstance(out, ndarray):
+            result = self.own_array(out, True)
+            all_lanes(result.place, self.width)[...] = block
+            return result
+        number = new_dual(self, <double>out, SINGLE if typenum == NPY_FLOAT else DOUBLE, self.width)
+        for lane in range(self.width):
+            number.lanes[lane] = block[lane]
+        return number
+
+    cdef object total(self, TrackedArray a, object axis, bint keepdims, bint mean):
+        cdef bint reduced[64]
+        cdef View x = a.place
+        cdef int i
+        if a.boxed or not a.plain or not (x.typenum == NPY_DOUBLE or x.typenum == NPY_FLOAT) or not x.buf.active or \
+                x.buf.shadow is NULL or x.size == 0 or x.ndim == 0 or not reduced_axes(axis, x.ndim, reduced):
+            return None
+        out = a.arr.mean(axis=axis, keepdims=keepdims) if mean else add_reduce(a.arr, axis, None, None, keepdims)
+        axes = tuple([i + 1 for i in range(x.ndim) if reduced[i]])
+        lanes = all_lanes(x, self.width)
+        with silently():
+            block = lanes.mean(axis=axes, keepdims=keepdims) if mean else add_reduce(lanes, axes, None, None, keepdims)
+        return self.with_tangents(out, block, x.typenum)
+
+    cdef object product(self, object a, object b):
+        cdef int typenum = -1
+        cdef ndarray x = real_operand(self, a, &typenum), y
+        cdef bint x_active = self.is_active(a), y_active = self.is_active(b)
+        if x is None or self.strong:
+            return None
+        y = real_operand(self, b, &typenum)
+        if y is None or not 1 <= PyArray_NDIM(x) <= 2 or not 1 <= PyArray_NDIM(y) <= 2 or not (x_active or y_active):
+            return None
+        if x_active and (<TrackedArray>a).place.buf.shadow is NULL or y_active and (<TrackedArray>b).place.buf.shadow is NULL:
+            return None
+        out = matrix_product(x, y, typenum)
+        block = None
+        with silently():
+            if x_active:
+                block = np_matmul(all_lanes((<TrackedArray>a).place, self.width), y)
+            if y_active:
+                lanes = all_lanes((<TrackedArray>b).place, self.width)
+                by_b = np_matmul(x, lanes) if PyArray_NDIM(y) == 2 else np_matmul(lanes, (<object>x).T)
+                block = by_b if block is None else block + by_b
+        return self.with_tangents(out, block, typenum)
 
     cdef int push(self, Row row, int k, object x, ndarray xa, double xn, ndarray ya, double yn, object operand,
                   DualArray result, bint assign) except -2:
@@ -866,6 +925,11 @@ cdef class ForwardContext(Context):
             for lane in range(self.width):
                 np.add.at(lane_of(a.place, lane), key, tangent_of(value, lane))
         return 0
+
+
+cdef object silently():
+    """The plain run knows no tangents, and cannot warn of them."""
+    return np.errstate(all="ignore")
 
 
 cdef object real_tangent(object t):
