@@ -339,7 +339,7 @@ cdef tuple wrap_all(Context ctx, list named, int width, bint keep):
         elif isinstance(a, (Active, Input)):
             values[i] = ctx.variable_scalar(val, None)
         elif dval is not None:
-            if not isinstance(val, (float, complex, np.number)):
+            if not is_tracked(val) and not isinstance(val, (float, complex, np.number)):
                 raise ActivityError(f"{name}: a {type(val).__name__} is no array and no float; annotate its parts")
             values[i] = ctx.variable_scalar(val, dval if a.batched else (dval,))
     arguments = wrap_arguments(ctx, arrays, shadows, names, keep) if arrays else []
