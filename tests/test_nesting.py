@@ -1,0 +1,301 @@
+"""Derivatives of any order by nesting, in any mix of modes, through in-place code, without perturbation confusion.
+
+Oracles share no formula with cyad: derivatives of one number by Cauchy's integral over plain runs on complex numbers,
+everything else by central differences of plain runs, or by hand.
+"""
+import itertools
+import math
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import cyad
+from cyad import Const, Duplicated, Forward, Reverse, autodiff, gradient
+
+MODES = (Forward, Reverse)
+
+
+def mixes(*orders):
+    return [pytest.param(mix, id="-".join(m.name for m in mix))
+            for n in orders for mix in itertools.product(MODES, repeat=n)]
+
+
+def differentiated(f, mix):
+    """f differentiated once for each mode, the last one innermost."""
+    for mode in reversed(mix):
+        f = slope(f, mode)
+    return f
+
+
+def slope(f, mode):
+    return lambda x: gradient(mode, f, x)[0]
+
+
+def by_cauchy(f, x, order, radius=0.25, points=64):
+    """The derivative of an analytic function: n!/(2 pi i) times the integral of f(z) / (z - x)^(n+1) around x."""
+    angles = 2 * np.pi * np.arange(points) / points
+    values = np.array([f(complex(x + radius * np.exp(1j * a))) for a in angles])
+    return math.factorial(order) * np.mean(values * np.exp(-1j * order * angles)).real / radius**order
+
+
+# ---- functions of one number, analytic, that also run on complex ones -----------------------------------------------
+
+def formula(x):
+    return np.exp(x * np.sin(x)) / (1.0 + x * x)
+
+
+def scalar_loop(x):
+    s = 1.0
+    for i in range(1, 6):
+        s = s * x / i + 0.5
+    return s * s
+
+
+def memory(x):
+    y = np.zeros(3, np.result_type(x))
+    y[0] = x
+    y[1] = y[0] * x
+    y[0] += 1.0
+    y[2] = y[1] * y[0] ** 3
+    y[1:] *= y[0]
+    y[0] = 0.0
+    return y[2] * y[1] + y[0]
+
+
+def arrays(x):
+    t = x * np.array([1.0, 2.0, 3.0])
+    work = np.empty_like(t)
+    np.sin(t, out=work)
+    work[1:] += work[:-1] * t[1:]
+    u = work[::-1].copy()
+    u[0] = x
+    return np.sum(u * work) + np.prod(t)
+
+
+def linear_algebra(x):
+    A = np.array([[2.0, 0.5], [0.3, 1.5]]) + x * np.array([[0.1, 0.2], [0.0, 0.4]])
+    b = np.stack([x * x, np.cos(x)])
+    return np.sum(np.linalg.solve(A, b) * (A @ b))
+
+
+def reuse(x):
+    """A buffer that is overwritten after it was read, and read again."""
+    w = np.full(2, 1.0, np.result_type(x))
+    total = 0.0
+    for _ in range(3):
+        w *= x
+        total = total + np.dot(w, w[::-1])
+        w[0] = total * 0.1
+    return total
+
+
+ONE_NUMBER = [formula, scalar_loop, memory, arrays, linear_algebra, reuse]
+
+
+@pytest.mark.parametrize("mix", mixes(1, 2, 3, 4))
+@pytest.mark.parametrize("f", ONE_NUMBER)
+def test_every_order_in_every_mix(f, mix):
+    x = 0.7
+    assert_allclose(differentiated(f, mix)(x), by_cauchy(f, x, len(mix)), rtol=1e-8)
+
+
+@pytest.mark.parametrize("mix", mixes(4))
+def test_order_four_by_hand(mix):
+    assert_allclose(differentiated(np.sin, mix)(0.7), np.sin(0.7), rtol=1e-14)
+    assert_allclose(differentiated(lambda x: x**6, mix)(1.5), 360 * 1.5**2, rtol=1e-14)
+    assert_allclose(differentiated(lambda x: x**3, mix)(1.5), 0.0, atol=1e-13)
+    assert_allclose(differentiated(lambda x: 1.0 / x, mix)(2.0), 24 / 2.0**5, rtol=1e-14)
+    assert_allclose(differentiated(np.log, mix)(2.0), -6 / 2.0**4, rtol=1e-14)
+
+
+@pytest.mark.parametrize("mix", mixes(2, 3))
+def test_batched_levels(mix):
+    """Each level as a batch of two lanes, the directions 1 and 3: the derivative is 3^k of the unit one in each mix."""
+    def level(f, mode):
+        if mode.forward:
+            return lambda x: autodiff(Forward, f, cyad.BatchDuplicated(x, (1.0, 3.0)))[0][1]
+        return lambda x: 3.0 * gradient(Reverse, f, x)[0]
+
+    f = memory
+    for mode in reversed(mix):
+        f = level(f, mode)
+    assert_allclose(f(0.7), 3.0 ** len(mix) * by_cauchy(memory, 0.7, len(mix)), rtol=1e-8)
+
+
+# ---- functions of arrays --------------------------------------------------------------------------------------------
+
+def smooth(x):
+    u = x.copy()
+    for _ in range(2):
+        u[1:-1] = 0.25 * u[:-2] * x[1:-1] + 0.5 * u[1:-1] + np.sin(u[2:])
+        u[0] *= u[-1]
+    return np.sum(u**2) + np.linalg.norm(x) ** 3
+
+
+def elementwise_loop(x):
+    s = 0.0
+    y = np.zeros(len(x))
+    for i in range(len(x)):
+        y[i] = x[i] * (y[i - 1] if i else 1.0)
+        s += math.exp(-y[i]) * x[i] ** 2
+    return s
+
+
+OF_ARRAYS = [smooth, elementwise_loop]
+POINT = np.array([0.9, -0.4, 1.2, 0.3])
+
+
+def gradient_by_differences(f, x, step=1e-6):
+    return np.array([(f(x + step * e) - f(x - step * e)) / (2 * step) for e in np.eye(x.size)])
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+@pytest.mark.parametrize("f", OF_ARRAYS)
+def test_hessians_in_every_mix(f, mix):
+    outer, inner = mix
+    H = cyad.jacobian(outer, lambda x: gradient(inner, f, x)[0], POINT)[0]
+    want = gradient_by_differences(lambda x: gradient(inner, f, x)[0], POINT)
+    assert_allclose(H, want, rtol=1e-6, atol=1e-7)
+    assert_allclose(H, H.T, rtol=1e-12, atol=1e-12)
+    assert_allclose(H, cyad.hessian(f, POINT), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("mix", mixes(3))
+@pytest.mark.parametrize("f", OF_ARRAYS)
+def test_third_derivatives_in_every_mix(f, mix):
+    T = cyad.jacobian(mix[0], lambda x: cyad.jacobian(mix[1], lambda x: gradient(mix[2], f, x)[0], x)[0], POINT)[0]
+    want = np.moveaxis(gradient_by_differences(lambda x: cyad.hessian(f, x), POINT), 0, -1)
+    assert_allclose(T, want, rtol=1e-6, atol=1e-6)
+    for axes in itertools.permutations(range(3)):
+        assert_allclose(T.transpose(axes), T, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: m.name)
+@pytest.mark.parametrize("f", OF_ARRAYS)
+def test_operators_inside_a_gradient(f, mode):
+    v = np.array([0.3, -1.0, 0.5, 2.0])
+
+    def check(g):
+        got = gradient(mode, g, POINT)[0]
+        assert_allclose(got, gradient_by_differences(g, POINT), rtol=2e-6, atol=1e-6)
+
+    check(lambda x: np.sum(cyad.hvp(f, x, v) * v))
+    check(lambda x: np.sum(cyad.hvp_and_gradient(f, x, v)[1] ** 2))
+    check(lambda x: cyad.jvp(f, (x,), (v,))[1])
+    check(lambda x: np.sum(cyad.vjp(f, x)[1](2.0)[0] ** 2))
+    check(lambda x: np.sum(cyad.linearize(f, x)[1](v * x) * x))
+    check(lambda x: np.linalg.det(cyad.hessian(f, x)))
+    check(lambda x: np.sum(cyad.jacrev(lambda x: x * f(x))(x) @ v))
+    check(lambda x: np.sum(cyad.jacfwd(lambda x: x * f(x))(x) @ v))
+    check(lambda x: np.sum(cyad.grad(f)(x) ** 2) + cyad.value_and_grad(f)(x)[0])
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: m.name)
+def test_directions_and_cotangents_are_differentiated(mode):
+    H = cyad.hessian(smooth, POINT)
+    w = np.array([1.0, 2.0, -1.0, 0.5])
+    assert_allclose(gradient(mode, lambda v: np.sum(cyad.hvp(smooth, POINT, v) * w), w)[0], H @ w, rtol=1e-12)
+    slopes = gradient(mode, lambda v: cyad.jvp(smooth, (POINT,), (v,))[1], w)[0]
+    assert_allclose(slopes, gradient_by_differences(smooth, POINT), rtol=1e-7)
+    pull = lambda c: np.sum(cyad.vjp(lambda x: x**2, POINT)[1](c)[0] * w)
+    assert_allclose(gradient(mode, pull, w)[0], 2 * POINT * w, rtol=1e-13)
+    assert_allclose(cyad.jvp(lambda x: np.sum(x**3), (POINT,), (w,))[1], np.sum(3 * POINT**2 * w), rtol=1e-13)
+
+
+# ---- perturbation confusion -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("mix", mixes(2))
+def test_inner_derivatives_see_outer_values_as_constants(mix):
+    outer, inner = mix
+    assert gradient(outer, lambda x: x * gradient(inner, lambda y: x + y, 1.0)[0], 1.0) == (1.0,)
+    assert gradient(outer, lambda x: x * gradient(inner, lambda y: x * y, 1.0)[0], 3.0) == (6.0,)
+    assert gradient(outer, lambda x: gradient(inner, lambda y: x * x * y, x)[0], 3.0) == (6.0,)
+    assert gradient(outer, lambda x: gradient(inner, lambda y: y * y * y, x)[0] * x, 2.0) == (36.0,)
+    assert gradient(outer, lambda x: gradient(inner, lambda y: x, 1.0)[0] + x, 2.0) == (1.0,)
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+def test_nor_through_memory(mix):
+    outer, inner = mix
+
+    def of_scratch(x):
+        def h(y):
+            w = np.zeros(2)
+            w[0] = x
+            w[1] = w[0] * y
+            w[0] += 1.0
+            return w[1] + w[0] * y
+        return x * gradient(inner, h, 2.0)[0]
+
+    assert gradient(outer, of_scratch, 3.0) == (13.0,)
+
+    def of_outer_memory(x):
+        w = np.zeros(2)
+        w[:] = x                            # allocated and written outside the inner call, read inside
+        return gradient(inner, lambda y: np.sum(w * w) * y + w[0] * y**2, 2.0)[0]
+
+    assert gradient(outer, of_outer_memory, 3.0) == (4 * 3.0 + 4.0,)
+
+    def of_arguments(x):
+        a = np.array([1.0, 2.0]) * x
+        g, none = gradient(inner, lambda u, c: np.sum(u * u * c), a, Const(a))
+        assert none is None
+        return np.sum(g)                    # 2 a^2 summed: 2 x^2 (1 + 4)
+
+    assert_allclose(gradient(outer, of_arguments, 3.0), (20 * 3.0,))
+
+
+@pytest.mark.parametrize("mix", mixes(3))
+def test_three_levels_of_captured_values(mix):
+    a, b, c = mix
+
+    def f(x):
+        def g(y):
+            def h(z):
+                w = np.array([x, y, z])
+                w[2] *= w[0] * w[1]
+                return np.sum(w) * w[2] + x * y**2 * z**3
+            return gradient(c, h, y)[0] * x
+        return gradient(b, g, x * x)[0]
+
+    # By hand: h = (x + y + xyz) xyz + x y^2 z^3, with z = y after d/dz, then y = x^2 after d/dy.
+    def plain(x):
+        def slope(y):                       # x dh/dz at z = y
+            return x * (x * y * (x + y) + 2 * x * x * y * y * y + 3 * x * y**2 * y**2)
+        return by_cauchy(slope, x * x, 1, radius=0.1)
+
+    want = (plain(1.3 + 1e-5) - plain(1.3 - 1e-5)) / 2e-5
+    assert_allclose(gradient(a, f, 1.3), (want,), rtol=1e-8)
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+def test_overwritten_arguments_of_an_inner_call(mix):
+    outer, inner = mix
+
+    def f(x):
+        def g(u):
+            u *= u
+            return np.sum(u * u)            # sum u^4
+        v = x.copy()
+        slope, = gradient(inner, g, v)
+        return np.sum(slope * x) + np.sum(v)   # v has been squared by g
+
+    x = np.array([1.5, -0.5])
+    assert_allclose(gradient(outer, f, x)[0], 16 * x**3 + 2 * x, rtol=1e-13)
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+def test_autodiff_inside_autodiff_with_shadows_of_the_outer_call(mix):
+    outer, inner = mix
+
+    def f(x):
+        y, dy = x * 2.0, np.zeros(2)
+        if inner.forward:
+            dy[:] = x
+            return autodiff(inner, lambda y: np.sum(y**3), Duplicated(y, dy))[0]
+        autodiff(inner, lambda y: np.sum(y**3), Duplicated(y, dy))
+        return np.sum(dy * x)
+
+    x = np.array([1.0, 2.0])                # sum 3 (2x)^2 x = 12 x^3
+    assert_allclose(gradient(outer, f, x)[0], 36 * x**2, rtol=1e-13)
