@@ -14,7 +14,7 @@ from cyad._creation import catch_libraries
 from cyad._dual import run_forward
 from cyad._reverse import plain_gradient, run_reverse
 from cyad._structures import is_leaf
-from cyad._sweeps import check_outs, columns
+from cyad._sweeps import TRACKED, as_number, check_outs, columns
 from cyad.activity import (
     Active,
     Annotation,
@@ -197,9 +197,12 @@ def _reverse_gradient(mode, call, outs):
 def _forward_gradient(mode, call, outs, chunk):
     """One call of f for each chunk of directions: one direction for a real entry, 1 and 1j for a complex one."""
     val, _, entries = columns("gradient", mode, call, chunk, scalar=True)
-    derivs = list(entries[0])
-    for i, o in enumerate(outs):
+    derivs = []
+    for a, o, d in zip(call.leaves, outs, entries[0], strict=True):
         if o is not None:
-            o[...] = derivs[i]
-            derivs[i] = o
+            o[...] = d
+            d = o
+        elif type(d) not in TRACKED:   # of the kind of its argument, whatever the precision of the result
+            d = np.asarray(d, a.dtype) if isinstance(a, np.ndarray) else as_number(np.result_type(a).type(d))
+        derivs.append(d)
     return val, derivs
