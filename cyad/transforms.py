@@ -35,13 +35,15 @@ SIMPLE = frozenset({bool, int, float, str, bytes, type(None), np.float64, types.
 class Transform:
     """A function made of `f` and options; subclasses say what it computes."""
 
+    __slots__ = ("__dict__", "__weakref__", "_f", "_first")   # the latter two are read in every call
+
     def __init__(self, f, argnums=0, has_aux=False, holomorphic=False):
         if isinstance(f, Const):
             f = f.val
         if not callable(f):
             raise ActivityError(f"{type(self).__name__} needs a function to differentiate, not {type(f).__name__}")
         functools.update_wrapper(self, f)
-        self.__wrapped__ = f
+        self.__wrapped__ = self._f = f
         several = isinstance(argnums, (tuple, list))
         try:
             numbers = tuple(map(operator.index, argnums)) if several else (operator.index(argnums),)
@@ -99,14 +101,17 @@ class Transform:
         """Gradient and value by the short way, where there is one: the first argument alone, all else plain numbers."""
         if not self._first or not args:
             return None
-        f = self.__wrapped__
-        if len(args) > 1 or kwargs:
-            for a in (*args[1:], *kwargs.values()):
-                if type(a) not in SIMPLE:
-                    return None
-            f = functools.wraps(self.__wrapped__)(lambda x: self.__wrapped__(x, *args[1:], **kwargs))
-        catch_libraries()
-        return plain_gradient(f, args[:1])
+        rest = args[1:]
+        for a in (*rest, *kwargs.values()):
+            if type(a) not in SIMPLE:
+                return None
+        f = self._f
+
+        def of_first(x):
+            return f(x, *rest, **kwargs)
+
+        of_first.__qualname__ = name_of(f)
+        return plain_gradient(of_first, args[:1])
 
     def _gradient(self, args, kwargs):
         """The derivatives that are asked for, the value, and the auxiliary result in a list, None if there is none."""
@@ -118,8 +123,12 @@ class Transform:
 
 
 class Grad(Transform):
+    __slots__ = ()
+
     def __call__(self, *args, **kwargs):
-        done = self._quick(args, kwargs)
+        catch_libraries()
+        done = plain_gradient(self._f, args) if self._first and len(args) == 1 and not kwargs else \
+            self._quick(args, kwargs)
         if done is not None:
             return done[0][0]
         derivs, _, kept = self._gradient(args, kwargs)
@@ -127,8 +136,12 @@ class Grad(Transform):
 
 
 class ValueAndGrad(Transform):
+    __slots__ = ()
+
     def __call__(self, *args, **kwargs):
-        done = self._quick(args, kwargs)
+        catch_libraries()
+        done = plain_gradient(self._f, args) if self._first and len(args) == 1 and not kwargs else \
+            self._quick(args, kwargs)
         if done is not None:
             return done[1], done[0][0]
         derivs, val, kept = self._gradient(args, kwargs)
