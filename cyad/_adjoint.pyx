@@ -65,6 +65,8 @@ from cyad.rules._kernels import rows_by_name
 
 import_array()
 
+cdef object TRUE = np.True_, FALSE = np.False_
+
 # Operation codes above those of the elementwise table.
 cdef enum:
     VARIABLE = 0x8000   # an input, or the result of a node
@@ -185,23 +187,28 @@ cdef class Adjoint:
 
     def __richcmp__(self, other, int op):
         cdef double x = (<Adjoint>self).value, y
+        cdef bint weak = (<Adjoint>self).kind == WEAK, holds
         if type(other) is Adjoint:
             y = (<Adjoint>other).value
+            weak = weak and (<Adjoint>other).kind == WEAK
         elif PyFloat_CheckExact(other):
             y = PyFloat_AS_DOUBLE(other)
         else:
             return PyObject_RichCompare(number(self), plain_value(other), op)
         if op == 0:
-            return x < y
-        if op == 1:
-            return x <= y
-        if op == 2:
-            return x == y
-        if op == 3:
-            return x != y
-        if op == 4:
-            return x > y
-        return x >= y
+            holds = x < y
+        elif op == 1:
+            holds = x <= y
+        elif op == 2:
+            holds = x == y
+        elif op == 3:
+            holds = x != y
+        elif op == 4:
+            holds = x > y
+        else:
+            holds = x >= y
+        # NumPy's numbers compare to NumPy's truth values: ~ of Python's is -2, which is true.
+        return holds if weak else TRUE if holds else FALSE
 
     def __hash__(self):
         return hash(self.value)

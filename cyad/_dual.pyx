@@ -52,6 +52,7 @@ from cyad.rules._kernels import rows_by_name
 import_array()
 
 cdef object add_reduce = np.add.reduce, np_matmul = np.matmul
+cdef object TRUE = np.True_, FALSE = np.False_
 
 cdef extern from "numpy/arrayobject.h":
     PyTypeObject PyArray_Type
@@ -183,23 +184,28 @@ cdef class Dual:
 
     def __richcmp__(self, other, int op):
         cdef double x = (<Dual>self).value, y
+        cdef bint weak = (<Dual>self).kind == WEAK, holds
         if type(other) is Dual:
             y = (<Dual>other).value
+            weak = weak and (<Dual>other).kind == WEAK
         elif PyFloat_CheckExact(other):
             y = PyFloat_AS_DOUBLE(other)
         else:
             return PyObject_RichCompare(number(self), plain_value(other), op)
         if op == 0:
-            return x < y
-        if op == 1:
-            return x <= y
-        if op == 2:
-            return x == y
-        if op == 3:
-            return x != y
-        if op == 4:
-            return x > y
-        return x >= y
+            holds = x < y
+        elif op == 1:
+            holds = x <= y
+        elif op == 2:
+            holds = x == y
+        elif op == 3:
+            holds = x != y
+        elif op == 4:
+            holds = x > y
+        else:
+            holds = x >= y
+        # NumPy's numbers compare to NumPy's truth values: ~ of Python's is -2, which is true.
+        return holds if weak else TRUE if holds else FALSE
 
     def __hash__(self):
         return hash(self.value)

@@ -1336,6 +1336,16 @@ cdef class TrackedArray:
             return plain.view(type=type) if dtype is None else plain.view(dtype) if type is None else plain.view(dtype, type)
         raise ADError("a view of a tracked array as another type would lose the derivative; use astype")
 
+    def setflags(self, write=None, align=None, uic=None):
+        # The bottom's flags: what is there is not written by a sweep through this array.
+        if self.boxed:
+            return scalar_attribute(self, "setflags")
+        self.arr.setflags(write, align, uic)
+
+    def to_device(self, device, /, *, stream=None):
+        f64(0.0).to_device(device, stream=stream)
+        return self[...]
+
     # -- copies and fills --------------------------------------------------------------------------------------------
 
     def copy(self, order="C"):
@@ -1616,6 +1626,12 @@ cdef object scalar_attribute(object value, str name):
         return lambda *args, **kwargs: value
     if name in _SCALAR_VALUES:
         return _SCALAR_VALUES[name](value)
+    if name in _IN_PLACE:
+        raise ADError(f".{name} of a number: numbers cannot be changed in place, and with them their derivative")
+    if name in _REFUSED and name != "ctypes" or name in ("as_integer_ratio", "hex"):
+        if is_active_anywhere(value):
+            raise ADError(f".{name} of a number {_REFUSED.get(name, 'would lose the derivative')}")
+        return getattr(_scalar_dtype(value).type(plain_value(value)), name)
     if name in rows_by_name:
         ufunc = (<Row>rows_by_name[name]).ufunc
         if ufunc is not None:
@@ -1637,6 +1653,24 @@ def _scalar_astype(value, dtype, **kwargs):
     return dtype.type(plain_value(value))
 
 
+def _axisless(value):
+    return stack_nested([value], None)[0:1].reshape(())
+
+
+def _scalar_view(value, dtype=None):
+    if dtype is None or np.dtype(dtype) == _scalar_dtype(value):
+        return value
+    raise ADError("a view of a tracked number as another type would lose the derivative; use astype")
+
+
+def _scalar_to_device(value, device, *, stream=None):
+    f64(0.0).to_device(device, stream=stream)
+    return value
+
+
+# Methods of np.float64 that could only change a number.
+cdef frozenset _IN_PLACE = frozenset({"fill", "put", "resize", "setfield", "setflags"})
+
 cdef set _SCALAR_SAME = {"item", "copy", "transpose", "conj", "conjugate", "squeeze", "__copy__", "tolist"}
 cdef dict _SCALAR_VALUES = {
     "shape": lambda v: (), "ndim": lambda v: 0, "size": lambda v: 1, "dtype": _scalar_dtype,
@@ -1645,9 +1679,11 @@ cdef dict _SCALAR_VALUES = {
     "astype": lambda v: functools.partial(_scalar_astype, v),
     "reshape": lambda v: stack_nested([v], None).reshape,
     "ravel": lambda v: stack_nested([v], None).ravel, "flatten": lambda v: stack_nested([v], None).flatten,
-    "is_integer": lambda v: float(plain_value(v)).is_integer,
-    "as_integer_ratio": lambda v: float(v).as_integer_ratio,
-    "hex": lambda v: float(v).hex,
+    "is_integer": lambda v: float(plain_value(v)).is_integer, "fromhex": lambda v: f64.fromhex,
+    "base": lambda v: None, "device": lambda v: "cpu", "flags": lambda v: f64(0.0).flags,
+    "flat": lambda v: _axisless(v).flat, "view": lambda v: functools.partial(_scalar_view, v),
+    "to_device": lambda v: functools.partial(_scalar_to_device, v),
+    **{name: (lambda v, name=name: getattr(_axisless(v), name)) for name in ("diagonal", "swapaxes", "sort", "trace")},
 }
 
 def _compress(a, condition, axis=None, out=None):
@@ -1673,9 +1709,8 @@ _REFUSED = {
     "tofile": "would lose the derivative; write the values' own (cyad.ignore_derivatives(x))",
     "dump": "would lose the derivative",
     "dumps": "would lose the derivative",
-    "resize": "cannot be done in place: views of it share its shadow; use np.resize",
+    "resize": "cannot be done in place: views of it share the memory of its derivative; use np.resize",
     "setfield": "would bypass the derivative",
     "getfield": "would lose the derivative",
     "byteswap": "would lose the derivative",
-    "setflags": "is not available; work on a copy",
 }
