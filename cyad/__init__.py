@@ -2,6 +2,8 @@
 from cyad import _creation, rules  # noqa: F401  (_creation catches the calls of existing code)
 from cyad._adjoint import Adjoint, AdjointArray, Tape
 from cyad._dual import Dual, DualArray
+from cyad._inactive import ignore_derivatives, inactive
+from cyad._primitive import primitive
 from cyad.activity import (
     Active,
     BatchDuplicated,
@@ -54,7 +56,7 @@ __all__ = [
     "EscapedValueError", "Forward", "ForwardWithPrimal", "LockedArrayError", "MissingRuleError", "MixedDuplicated",
     "Mode", "Ref", "Reverse", "ReverseHolomorphic", "ReverseHolomorphicWithPrimal", "ReverseSplitNoPrimal",
     "ReverseSplitWithPrimal", "ReverseWithPrimal", "SplitTape", "Tape", "TapeError", "autodiff", "autodiff_thunk",
-    "chunked_onehot", "derivative", "grad", "gradient", "hessian", "hvp", "hvp_and_gradient", "jacfwd", "jacobian",
-    "jacrev", "jvp", "linearize", "make_zero", "onehot", "ravel", "rules", "second_derivative", "set_zero",
-    "value_and_grad", "vjp",
+    "chunked_onehot", "derivative", "grad", "gradient", "hessian", "hvp", "hvp_and_gradient", "ignore_derivatives",
+    "inactive", "jacfwd", "jacobian", "jacrev", "jvp", "linearize", "make_zero", "onehot", "primitive", "ravel", "rules",
+    "second_derivative", "set_zero", "value_and_grad", "vjp",
 ]

@@ -28,15 +28,30 @@ import types
 
 import numpy as np
 
-from cyad._tracked import register_dispatch, stack_nested
+from cyad._tracked import register_dispatch, register_overridden, stack_nested
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
 from cyad.rules import classification, registry
+from cyad.rules.custom import OVERRIDES as _OVERRIDES
 from cyad.rules._kernels import rows_by_name
 
 import_array()
 
 cdef extern from "Python.h":
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
+
+
+# ---- rules of users --------------------------------------------------------------------------------------------------
+
+# NumPy functions that users gave rules (`_primitive`); these come before all that follows.
+cdef dict OVERRIDES = _OVERRIDES
+cdef object _overridden = None
+
+
+def register_custom(overridden):
+    """Told once, by `_primitive`: how a function with an entry in OVERRIDES is called. It returns NotImplemented where its rules do not apply."""
+    global _overridden
+    _overridden = overridden
+    register_overridden(overridden)
 
 
 # ---- ufuncs ----------------------------------------------------------------------------------------------------------
@@ -78,6 +93,10 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
     row = lookup(ufunc)
     if kwargs and (row is not None or registry.lookup(ufunc) is not None):
         return _ufunc_with_options(ufunc, inputs, kwargs)
+    if OVERRIDES and ufunc in OVERRIDES:
+        own = _overridden(ufunc, inputs, kwargs)
+        if own is not NotImplemented:
+            return own
     if row is None or row.nin > 2:
         rule = registry.lookup(ufunc)
         if rule is MATMUL_RULE and rule is not None and not kwargs:
@@ -561,7 +580,13 @@ cdef object dispatch(object func, object args, object kwargs):
     cdef Context ctx
     cdef PyObject* old
     cdef object fast = None
-    cdef object own = _REDUCTIONS.get(func)
+    cdef object own
+    if OVERRIDES and func in OVERRIDES:
+        fast = _overridden(func, args, kwargs)
+        if fast is not NotImplemented:
+            return fast
+        fast = None
+    own = _REDUCTIONS.get(func)
     if own is not None:
         if 1 <= len(args) <= 2 and is_array(args[0]) and registry.lookup(func) is own[0]:
             fast = fast_reduction(func, own[1], args, kwargs)
@@ -810,7 +835,7 @@ cdef object ufunc_call(object ufunc, PyObject* const* args, size_t nargsf, objec
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), i
     cdef Row row
     cdef Context a, b
-    if kwnames is None:
+    if kwnames is None and not OVERRIDES:
         row = lookup(ufunc) if ufunc is not np_matmul else None
         if row is not None and row.nin == n and row.nout == 1:
             if n == 1 and is_tracked(<object>args[0]):

@@ -23,6 +23,29 @@ _OPAQUE = (str, bytes, type, types.ModuleType, types.FunctionType, types.Builtin
            functools.partial, np.dtype, np.random.Generator, np.ufunc)
 
 
+def inactive_type(cls):
+    """Decorator or call: objects of a class hold no derivatives, whatever their attributes; they are never taken apart.
+
+    Raises TypeError for what is no class. For the whole process; meant to be said once, next to the class.
+
+    >>> import numpy as np
+    >>> import cyad
+    >>> @cyad.rules.inactive_type
+    ... class Log:
+    ...     def __init__(self):
+    ...         self.level = 1.0
+    >>> g, = cyad.gradient(cyad.Reverse, lambda p: np.sum(p["x"] ** 2), {"x": np.array([1.0, 2.0]), "log": Log()})
+    >>> g["x"], g["log"].level
+    (array([2., 4.]), 1.0)
+    """
+    global _OPAQUE
+    if not isinstance(cls, type):
+        raise TypeError(f"inactive_type takes a class, not a {type(cls).__name__}; for functions there is cyad.inactive")
+    if cls not in _OPAQUE:
+        _OPAQUE = (*_OPAQUE, cls)
+    return cls
+
+
 def is_leaf(value):
     """Whether a value has a derivative of its own: a float, a complex number, or an array of these."""
     if isinstance(value, np.ndarray):

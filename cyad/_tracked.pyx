@@ -39,6 +39,7 @@ import numpy as np
 
 from cyad.errors import ActiveStoreError, ActivityError, ADError, EscapedValueError, MissingRuleError
 from cyad.rules._kernels import rows_by_name
+from cyad.rules.custom import OVERRIDES as _OVERRIDES
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef int NPY_ORDER
@@ -236,12 +237,20 @@ cdef object plain_value(object value):
 
 cdef object _apply_ufunc = None
 cdef object _dispatch = None
+cdef dict OVERRIDES = _OVERRIDES   # NumPy functions that users gave rules
+cdef object _overridden = None
 
 
 def register_dispatch(apply_ufunc, dispatch):
     """Told once, by `_dispatch`: how calls of ufuncs and of other functions find their rule."""
     global _apply_ufunc, _dispatch
     _apply_ufunc, _dispatch = apply_ufunc, dispatch
+
+
+def register_overridden(overridden):
+    """Told once, by `_primitive`: how a function with an entry in OVERRIDES is called. It returns NotImplemented where its rules do not apply."""
+    global _overridden
+    _overridden = overridden
 
 
 cdef object dispatch(object func, object args, object kwargs):
@@ -569,6 +578,10 @@ cdef object apply(Row row, object x, object y):
     if row.nin == 2:
         ctx = higher(ctx, context_of(y))
     check_alive(ctx)
+    if OVERRIDES and row.ufunc in OVERRIDES:
+        own = _overridden(row.ufunc, (x,) if row.nin == 1 else (x, y), {})
+        if own is not NotImplemented:
+            return own
     return ctx.elementwise(row, x, y, NULL)
 
 

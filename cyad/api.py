@@ -12,6 +12,7 @@ from cyad._annotated import LeafCall, annotate, is_structured, width_of
 from cyad._calls import Call
 from cyad._creation import catch_libraries
 from cyad._dual import run_forward
+from cyad._primitive import outermost
 from cyad._reverse import plain_gradient, run_reverse
 from cyad._structures import is_leaf
 from cyad._sweeps import TRACKED, as_number, check_outs, columns
@@ -101,6 +102,7 @@ def autodiff(mode, f, *args, **kwargs):
                 raise ActivityError(f"{type(a).__name__} has no meaning in forward mode; pass Duplicated(value, "
                                     "tangent)")
         return _of_leaves(mode, f, returned, args, kwargs)
+    f = outermost(f, mode, returned)
     named = annotate(f, args, kwargs)
     for name, a in named:
         if mode.forward and isinstance(a, (Active, MixedDuplicated, BatchMixedDuplicated)):
@@ -142,11 +144,13 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
     """
     if (mode is Reverse or mode is ReverseWithPrimal) and out is None and chunk is None and not kwargs and callable(f):
         catch_libraries()
+        f = outermost(f, mode, Active)
         done = plain_gradient(f, args)
         if done is not None:
             return WithPrimal(*done) if mode.primal else done[0]
     if not isinstance(mode, Mode) or mode.is_split:
         raise ActivityError(f"the first argument of gradient is a mode (Forward, Reverse, ...), not {mode!r}")
+    f = outermost(f, mode, Active)
     call = Call("gradient", f, args, kwargs)
     outs = [None] * len(call.leaves) if out is None else _outs_of(out, call)
     if chunk is not None:

@@ -1,0 +1,131 @@
+"""Code without derivatives inside differentiated code: `cyad.inactive`, `cyad.ignore_derivatives`.
+
+An inactive function sees plain numbers and arrays, and what it returns is a constant to all levels of
+differentiation. Arrays that hold active values are shown read-only: what it wrote there would keep the derivative
+of what was there before. Other arrays it may write, and the tape restores them as it does after any write.
+
+Rejected: showing copies (a function that fills a buffer would fill nothing), and views of active memory as results (a
+constant that changes with a variable).
+
+Thread safety: as the contexts; no state.
+"""
+from cpython.ref cimport PyObject
+from numpy cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS, ndarray
+
+from cyad._redirect cimport current, swap_current
+from cyad._shadow cimport extent_of
+from cyad._tracked cimport (
+    TrackedArray, check_alive, context_of, is_active_anywhere, is_array, is_tracked, own_copy, plain_value, primal_at,
+)
+
+import functools
+
+import numpy as np
+
+from cyad._structures import flatten, is_structure
+
+
+cdef object shown(object value, list arrays):
+    """A value as an inactive function sees it; `arrays` collects the memory that it is shown."""
+    cdef ndarray arr
+    if is_tracked(value):
+        check_alive(context_of(value))
+        plain = plain_value(value)
+        if not isinstance(plain, ndarray):
+            return plain
+        arr = plain
+        arrays.append(arr)
+        if is_active_anywhere(value) or (<TrackedArray>value).place.buf.conflict:
+            arr = arr.view()
+            PyArray_CLEARFLAGS(arr, NPY_ARRAY_WRITEABLE)
+            return arr
+        while is_array(value):
+            (<TrackedArray>value).ctx.before_overwrite(<TrackedArray>value, None)
+            value = primal_at((<TrackedArray>value).ctx, value)
+        return arr
+    if is_structure(value):
+        leaves, rebuild = flatten(value)
+        for leaf in leaves:
+            if is_tracked(leaf):
+                return rebuild([shown(v, arrays) for v in leaves])
+    return value
+
+
+cdef object apart(object value, list arrays):
+    """A result that is no view of memory whose values have derivatives."""
+    cdef Py_ssize_t low, high, first, last
+    if isinstance(value, ndarray):
+        low, high = extent_of(value)
+        for arr in arrays:
+            first, last = extent_of(arr)
+            if low < last and first < high:
+                return own_copy(value)
+        return value
+    if arrays and is_structure(value):
+        leaves, rebuild = flatten(value)
+        return rebuild([apart(v, arrays) for v in leaves])
+    return value
+
+
+def inactive(f):
+    """Decorator: a function without derivatives, for printing, logging, counting, choosing.
+
+    Inside differentiated code it is called with plain numbers and arrays, and its result is a constant. Arrays that
+    hold active values are read-only to it; others it may write. Outside it is the function. Compare
+    `cyad.rules.inactive_type`.
+
+    >>> import cyad
+    >>> seen = []
+    >>> @cyad.inactive
+    ... def note(x):
+    ...     seen.append(float(x))
+    ...     return x
+    >>> cyad.autodiff(cyad.Reverse, lambda x: x * x + note(x), cyad.Active, cyad.Active(3.0))
+    ((6.0,),)
+    >>> seen
+    [3.0]
+    """
+    if not callable(f):
+        raise TypeError(f"inactive takes a function, not a {type(f).__name__}")
+
+    @functools.wraps(f, updated=())
+    def called(*args, **kwargs):
+        cdef list arrays = []
+        cdef PyObject* old
+        if current() is NULL and not any([is_tracked(v) for v in args]) and not any([is_tracked(v) for v in kwargs.values()]):
+            return f(*args, **kwargs)
+        args = [shown(v, arrays) for v in args]
+        kwargs = {key: shown(v, arrays) for key, v in kwargs.items()}
+        old = swap_current(NULL)
+        try:
+            return apart(f(*args, **kwargs), arrays)
+        except ValueError as error:
+            if "read-only" in str(error):
+                error.add_note(f"{called.__qualname__} is inactive: it cannot write arrays that hold active values, whose derivative would be "
+                               "wrong; give it a rule (cyad.primitive), or work on a copy")
+            raise
+        finally:
+            swap_current(old)
+
+    if not hasattr(called, "__qualname__"):
+        called.__qualname__ = type(f).__qualname__
+    return called
+
+
+def ignore_derivatives(x):
+    """The value of x as a constant: numbers, arrays, or structures of these. Arrays are copied, so that they stay
+    what they are.
+
+    >>> from cyad import Active, Reverse, autodiff, ignore_derivatives
+    >>> autodiff(Reverse, lambda x: x * ignore_derivatives(x), Active, Active(3.0))
+    ((3.0,),)
+    """
+    if isinstance(x, np.ndarray):
+        plain = plain_value(x)
+        return own_copy(plain) if isinstance(plain, ndarray) else plain
+    if is_tracked(x):
+        return plain_value(x)
+    if is_structure(x):
+        leaves, rebuild = flatten(x)
+        return rebuild([ignore_derivatives(v) for v in leaves])
+    return x
