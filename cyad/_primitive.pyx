@@ -248,6 +248,16 @@ cdef Part part_of(Context ctx, object value, object structure, int width):
     return part
 
 
+cdef int only_read(Part part) except -1:
+    """Notes that an argument will not be written: without a derivative it is Const, not what might get one."""
+    cdef Leaf leaf
+    for leaf in part.each():
+        leaf.flexible = False
+    if type(part.activity) is tuple:
+        part.activity = Const
+    return 0
+
+
 cdef bint may_change(Part part) except -1:
     """Whether `reverse` may find an argument changed: objects that can, and that cyad does not put back."""
     if part.leaf is None and part.leaves is None:
@@ -474,7 +484,7 @@ cdef class Call:
         """Nothing is active: the function itself, one level out, with what it writes undone in the sweep."""
         cdef list saved = None, values
         cdef Part part
-        if self.ctx.backward:
+        if self.ctx.backward and not self.rules.reads_only:
             saved = saved_memory(<Tape>self.ctx, self.everything)
         values = [(<Part>p).val(False) for p in self.parts]
         out = run_primal(self.ctx, self.function if self.own.leaves is None else self.own.val(False),
@@ -549,9 +559,7 @@ cdef class Call:
             part = self.everything[i]
             kind = taken[i - 1] if i else (UNBATCHED.get(self.own_activity(False), self.own_activity(False)) if width == 1
                                            else self.own_activity(False))
-            val = part.val(False) if i == 0 or part.leaf is None else part.leaf.value
-            if i == 0 and part.leaves is None:
-                val = self.function
+            val = self.function if i == 0 and part.leaves is None else part.val(self.rules.reads_only)
             dval = None
             if kind is not Const:
                 for leaf in part.each():
@@ -706,11 +714,14 @@ cdef class Call:
         cdef Py_ssize_t i
         cdef Config config = new_config(tape, width, self.needs_primal,
                                         ret is not Const and issubclass(ret, (Duplicated, BatchDuplicated)), self.changing())
+        cdef bint reads_only = self.rules.reads_only
         own = self.own_activity(unbatched)
         for i in range(len(self.everything)):
             part = self.everything[i]
             kind = taken[i - 1] if i else own
-            val = self.function if i == 0 and part.leaves is None else part.val(False)
+            if reads_only:
+                refer_to(tape, part)   # before the rule looks: it may keep what it is given
+            val = self.function if i == 0 and part.leaves is None else part.val(reads_only)
             dval = None
             if kind is not Const and kind is not Active:
                 if part.leaf is not None:
@@ -721,7 +732,7 @@ cdef class Call:
             annotations.append(annotation(kind, val, dval))
             vals.append(val)
             dvals.append(dval)
-        saved = saved_memory(tape, self.everything)
+        saved = None if reads_only else saved_memory(tape, self.everything)
         out = self.run(rule, (config, annotations[0], ret), annotations[1:])
         if out is NotImplemented:
             return out
@@ -738,7 +749,8 @@ cdef class Call:
         node.shadow = out.shadow
         for i in range(len(self.everything)):
             part = self.everything[i]
-            refer_to(tape, part)
+            if not reads_only:
+                refer_to(tape, part)
             if (taken[i - 1] if i else own) is not Const:
                 for leaf in part.each():
                     if leaf.flexible:
@@ -1227,6 +1239,9 @@ cdef object serve(object function, object rules, object state, object args, dict
         call.parts.append(part)
         call.active = call.active or part.active
     call.everything = [call.own] + call.parts
+    if rules.reads_only:
+        for part in call.parts:
+            only_read(part)
     if not call.active:
         return THROUGH if built_in else call.plainly()
     return call.record() if ctx.backward else call.forward()

@@ -276,12 +276,17 @@ def _hint_name(hint):
 # ---- the rules of one function --------------------------------------------------------------------------------------
 
 class RuleSet:
-    """The rules of one function."""
+    """The rules of one function.
 
-    __slots__ = ("cache", "name", "rules")
+    `reads_only` says that the function and its rules write no argument: nothing is saved for fear that they might, they are given
+    read-only views, and arrays without derivatives stay Const.
+    """
+
+    __slots__ = ("cache", "name", "reads_only", "rules")
 
     def __init__(self, name):
         self.name = name
+        self.reads_only = False
         self.rules = {kind: [] for kind in _LEADING}
         self.cache = {}
 
