@@ -35,6 +35,17 @@ from cyad.errors import (
     MissingRuleError,
     TapeError,
 )
+from cyad.rules.imported import (
+    NoTangent,
+    ProjectTo,
+    ZeroTangent,
+    frule,
+    import_frule,
+    import_rrule,
+    rrule,
+    thunk,
+    unthunk,
+)
 from cyad.split import SplitTape, autodiff_thunk
 from cyad.structures import chunked_onehot, make_zero, onehot, ravel, set_zero
 from cyad.transforms import (
@@ -54,9 +65,10 @@ __all__ = [
     "ADError", "Active", "ActiveStoreError", "ActivityError", "Adjoint", "AdjointArray", "BatchDuplicated",
     "BatchDuplicatedNoNeed", "BatchMixedDuplicated", "Const", "Dual", "DualArray", "Duplicated", "DuplicatedNoNeed",
     "EscapedValueError", "Forward", "ForwardWithPrimal", "LockedArrayError", "MissingRuleError", "MixedDuplicated",
-    "Mode", "Ref", "Reverse", "ReverseHolomorphic", "ReverseHolomorphicWithPrimal", "ReverseSplitNoPrimal",
-    "ReverseSplitWithPrimal", "ReverseWithPrimal", "SplitTape", "Tape", "TapeError", "autodiff", "autodiff_thunk",
-    "chunked_onehot", "derivative", "grad", "gradient", "hessian", "hvp", "hvp_and_gradient", "ignore_derivatives",
-    "inactive", "jacfwd", "jacobian", "jacrev", "jvp", "linearize", "make_zero", "onehot", "primitive", "ravel", "rules",
-    "second_derivative", "set_zero", "value_and_grad", "vjp",
+    "Mode", "NoTangent", "ProjectTo", "Ref", "Reverse", "ReverseHolomorphic", "ReverseHolomorphicWithPrimal",
+    "ReverseSplitNoPrimal", "ReverseSplitWithPrimal", "ReverseWithPrimal", "SplitTape", "Tape", "TapeError",
+    "ZeroTangent", "autodiff", "autodiff_thunk", "chunked_onehot", "derivative", "frule", "grad", "gradient",
+    "hessian", "hvp", "hvp_and_gradient", "ignore_derivatives", "import_frule", "import_rrule", "inactive", "jacfwd",
+    "jacobian", "jacrev", "jvp", "linearize", "make_zero", "onehot", "primitive", "ravel", "rrule", "rules",
+    "second_derivative", "set_zero", "thunk", "unthunk", "value_and_grad", "vjp",
 ]
