@@ -259,6 +259,25 @@ def test_containers_that_cyad_does_not_track_are_copied():
     assert gradient(Reverse, program, 3.0) == (2.0,)
 
 
+def test_results_are_no_views_of_arguments():
+    """A cotangent of a view is one of the argument; a pullback that hands it on would add it twice."""
+    f = both(lambda x: (x, x[1:]), lambda x: ((x, x[1:]), lambda g: (NoTangent(), g[0] + np.concatenate([[0.0], g[1]]))),
+             lambda t, x: ((x, x[1:]), (t[1], t[1][1:])))
+    check_forward(f, Duplicated, (X, Duplicated))
+    check_reverse(f, Duplicated, (X, Duplicated))
+
+    def program(x):
+        y, z = f(x)
+        y[0] = 7.0
+        z *= y[1:]
+        return np.sum(x * y) + np.sum(z)
+
+    check_reverse(program, Active, (X, Duplicated))
+    x = X.copy()
+    f(x)[0][:] = 0.0
+    assert_allclose(x, X)
+
+
 def test_inactive_arrays_stay_inactive():
     seen = []
 

@@ -6,7 +6,10 @@ jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp  # noqa: E402
 
-from cyad.interop.jax import to_jax  # noqa: E402
+import cyad  # noqa: E402
+from cyad import Active, BatchDuplicated, Const, Duplicated  # noqa: E402
+from cyad.interop.jax import as_jax, from_jax, to_jax  # noqa: E402
+from cyad.testing import check_forward, check_grads, check_reverse  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +129,110 @@ def test_what_is_raised():
         jax.jit(to_jax(simulate))(U, RATE)
     with pytest.raises(ZeroDivisionError):
         to_jax(lambda x: 1 / 0)(U)
+
+
+# ---- JAX inside NumPy code ------------------------------------------------------------------------------------------
+
+def in_both(x, a, name="sin"):
+    y = {"sin": jnp.sin, "cos": jnp.cos}[name](a * x[1:]) * x[:-1]
+    return {"y": y, "s": (jnp.sum(x) * a, jnp.argmax(x), None)}
+
+
+from_it = from_jax(in_both)
+X = np.array([0.5, 1.0, -0.7, 2.0])
+
+
+def test_every_mode_and_order_of_a_jax_function():
+    value = from_it(X, 0.5)
+    assert isinstance(value["y"], np.ndarray) and type(value["s"][0]) is np.float64 and value["s"][1:] == (3, None)
+    check_grads(from_it, X, 0.5)
+    check_grads(from_jax(jax.jit(in_both, static_argnames="name")), X, 0.5, kwargs={"name": "cos"}, order=1)
+    check_grads(lambda x, a: np.sum(from_it(x * a, a, "cos")["y"] ** 2) * from_it(x, a)["s"][0], X, 0.5, order=3)
+
+
+@pytest.mark.parametrize("kind", [Duplicated, BatchDuplicated])
+def test_activities(kind):
+    for a, x in ((Const, kind), (kind, Const)):
+        check_forward(lambda x, a: from_it(x, a)["y"], None, (X, x), (0.5, a))
+    check_reverse(lambda x, a: from_it(x, a)["y"], Duplicated, (X, kind), (0.5, Const))
+    check_reverse(lambda x, a: from_it(x, a)["y"], Duplicated, (X, Const), (0.5, Active))
+
+
+def test_compiled_once():
+    traced = []
+
+    def f(x, name):
+        traced.append(name)
+        return jnp.sum(x**3)
+
+    g = from_jax(f)
+    for k in range(5):
+        for name in "ab":
+            np.testing.assert_allclose(cyad.gradient(cyad.Reverse, lambda x, name=name: g(x, name), X * k)[0],
+                                       3 * (X * k) ** 2)
+    assert sorted(traced) == ["a", "b"]
+
+
+def test_memory_is_shared_and_put_back():
+    f = from_jax(lambda x: x * x)
+    for size in (5, 1000, 100_000):
+        x = np.linspace(0.1, 1.0, size)
+
+        def program(x):
+            y = f(x)
+            y *= 2.0
+            x[:] = y * f(x[::-1])
+            z = np.sum(f(x[1:]))
+            x[:] = 0.0
+            return z
+
+        plain = lambda x: np.sum((2.0 * x**2 * (x**2)[::-1])[1:] ** 2)
+        np.testing.assert_allclose(cyad.gradient(cyad.Reverse, program, x.copy())[0],
+                                   cyad.gradient(cyad.Reverse, plain, x)[0])
+    check_reverse(program, Active, (X, Duplicated))
+
+
+def test_no_copy_where_memory_is_aligned():
+    block = np.zeros(100_000 + 8)
+    x = block[-block.ctypes.data // 8 % 8:][:100_000]
+    x.flags.writeable = False
+    assert as_jax(x).unsafe_buffer_pointer() == x.ctypes.data
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+def test_dtypes(dtype):
+    x = X.astype(dtype)
+    if np.iscomplexobj(x):
+        x = x * dtype(0.6 + 0.8j)
+    f = from_jax(lambda x, k, b: x[k] ** 2 * jnp.abs(x) * b)
+    rest = (np.array([0, 0, 2, 3]), Const), (np.array([True, True, False, True]), Const)
+    check_reverse(f, Duplicated, (x, Duplicated), *rest)
+    check_forward(f, Duplicated, (x, Duplicated), *rest)
+    check_grads(lambda x: f(x, rest[0][0], rest[1][0]), x, rtol=1e-3 if dtype in (np.float32, np.complex64) else None)
+
+
+def test_layouts():
+    f = from_jax(lambda x: jnp.cos(x) * x.sum(0))
+    matrix = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    for x in (matrix, matrix[::-1, ::2], np.broadcast_to(X, (2, 4)), np.zeros((0, 3)), np.array(2.0)[None]):
+        check_reverse(f, Duplicated, (x, Duplicated))
+        check_forward(f, Duplicated, (x, Duplicated))
+
+
+def test_single_precision_by_default():
+    with jax.enable_x64(False):
+        f = from_jax(lambda x: jnp.sum(x**2))
+        (g,) = cyad.gradient(cyad.Reverse, f, X)
+        assert f(X).dtype == np.float32 and g.dtype == np.float64
+        np.testing.assert_allclose(g, 2 * X, rtol=1e-6)
+
+
+def test_results_without_a_numpy_dtype_are_refused():
+    f = from_jax(lambda x: x.astype(jnp.bfloat16))
+    with pytest.raises(TypeError, match="bfloat16.*float32"):
+        cyad.gradient(cyad.Reverse, lambda x: f(x)[0], X)
+
+
+def test_creation_functions_are_plain_inside_jax():
+    f = from_jax(lambda x: x * jnp.asarray(np.linspace(1.0, 2.0, 4)))
+    check_grads(lambda x: f(x) ** 2 + f(np.ones(4)), X)

@@ -4,7 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cyad.interop.torch import to_torch  # noqa: E402
+import cyad  # noqa: E402
+from cyad import Active, BatchDuplicated, Const, Duplicated  # noqa: E402
+from cyad.interop.torch import from_torch, parameters_of, to_torch  # noqa: E402
+from cyad.testing import check_forward, check_grads, check_reverse  # noqa: E402
 
 D = torch.float64
 
@@ -132,3 +135,112 @@ def test_what_is_raised():
         to_torch(lambda x: 1 / 0)(tensor(2))
     with pytest.raises(TypeError, match="on meta.*cpu"):
         to_torch(np.sum)(torch.ones(2, device="meta"))
+
+
+# ---- torch inside NumPy code ----------------------------------------------------------------------------------------
+
+def in_both(x, a):
+    return torch.sin(a * x[1:]) * x[:-1], torch.sum(x) * a, 3
+
+
+from_it = from_torch(in_both)
+X = np.array([0.5, 1.0, -0.7, 2.0])
+
+
+def test_every_mode_and_order_of_a_torch_function():
+    value = from_it(X, np.float64(0.5))
+    assert isinstance(value[0], np.ndarray) and type(value[1]) is np.float64 and value[2] == 3
+    check_grads(lambda x, a: from_it(x, a)[:2], X, 0.5, order=2)
+    check_grads(lambda x, a: np.sum(from_it(x * a, a)[0] ** 2) * from_it(x, a)[1], X, 0.5, order=3)
+
+
+@pytest.mark.parametrize("kind", [Duplicated, BatchDuplicated])
+def test_activities(kind):
+    for a, x in ((Const, kind), (kind, Const)):
+        check_forward(lambda x, a: from_it(x, a)[0], None, (X, x), (0.5, a))
+    check_reverse(lambda x, a: from_it(x, a)[0], Duplicated, (X, kind), (0.5, Const))
+    check_reverse(lambda x, a: from_it(x, a)[0], Duplicated, (X, Const), (0.5, Active))
+
+
+def test_memory_is_shared_and_put_back():
+    seen = []
+
+    def square(x):
+        seen.append(x.data_ptr())
+        return x * x
+
+    f, x = from_torch(square), np.linspace(0.1, 1.0, 1000)
+
+    def program(x):
+        y = f(x)
+        y *= 2.0
+        x[:] = y * f(x[::-1])
+        return np.sum(f(x[1:]))
+
+    (want,) = cyad.gradient(cyad.Reverse, program, x.copy())
+    assert len(seen) == 3
+    plain = lambda x: np.sum((2.0 * x**2 * (x**2)[::-1])[1:] ** 2)
+    np.testing.assert_allclose(want, cyad.gradient(cyad.Reverse, plain, x)[0])
+    seen.clear()
+    cyad.gradient(cyad.Reverse, lambda x: np.sum(f(x)), x)
+    assert seen == [x.ctypes.data]
+    check_reverse(lambda x: program(x), Active, (X, Duplicated))
+
+
+def test_views_that_torch_returns():
+    f = from_torch(lambda x: (x.reshape(2, 2).T, x[1:], x))
+    check_reverse(f, Duplicated, (X, Duplicated))
+    check_forward(f, Duplicated, (X, Duplicated))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+def test_dtypes_of_arrays(dtype):
+    x = X.astype(dtype) * dtype(0.6 + 0.8j) if dtype(0).imag.dtype != dtype(0).dtype else X.astype(dtype)
+    f = from_torch(lambda x, k: x[k] ** 2 * torch.abs(x))
+    k = np.array([0, 0, 2, 3])
+    check_reverse(f, Duplicated, (x, Duplicated), (k, Const))
+    check_forward(f, Duplicated, (x, Duplicated), (k, Const))
+    assert cyad.autodiff(cyad.Forward, f, Duplicated(x, x.copy()), Const(k))[0].dtype == dtype
+
+
+def test_unused_arguments_and_results_without_gradient():
+    f = from_torch(lambda x, y: (x * 1.0, torch.ones(2, dtype=D), torch.argmax(x)))
+    check_reverse(lambda x, y: np.sum(f(x, y)[0]) + np.sum(f(x, y)[1]), Active, (X, Duplicated), (X, Duplicated))
+    check_forward(f, Duplicated, (X, Duplicated), (X, Duplicated))
+
+
+def test_networks():
+    torch.manual_seed(1)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1)).to(D)
+    g, p = from_torch(net), parameters_of(net)
+    assert sorted(p) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+    loss = lambda p, x: np.sum(g(p, x) ** 2)
+    grads, gx = cyad.gradient(cyad.Reverse, loss, p, X)
+    x = torch.from_numpy(X).requires_grad_()
+    torch.sum(net(x) ** 2).backward()
+    for name, parameter in net.named_parameters():
+        np.testing.assert_allclose(grads[name], parameter.grad, rtol=1e-12)
+    np.testing.assert_allclose(gx, x.grad, rtol=1e-12)
+    check_grads(lambda w, x: loss({**p, "0.weight": w}, x), p["0.weight"], X)
+    before = loss(p, X)
+    for name, gradient in grads.items():
+        p[name] -= 0.05 * gradient
+    assert torch.sum(net(torch.from_numpy(X)) ** 2).item() == pytest.approx(loss(p, X)) and loss(p, X) < before
+
+
+def test_a_network_inside_an_in_place_loop():
+    net = torch.nn.Linear(4, 4).to(D)
+    g, p = from_torch(net), parameters_of(net)
+
+    def integrate(p, x):
+        for _ in range(3):
+            x += 0.1 * np.tanh(g(p, x))
+        return np.sum(x**2)
+
+    check_grads(lambda w, b, x: integrate({"weight": w, "bias": b}, x), p["weight"], p["bias"], X, order=1)
+
+
+def test_creation_functions_are_plain_inside_torch():
+    f = from_torch(lambda x: x * torch.from_numpy(np.ones(4)))
+    np.testing.assert_allclose(cyad.gradient(cyad.Reverse, lambda x: np.sum(f(x)) + np.sum(f(np.zeros(4))), X)[0], 1.0)
+    check_grads(lambda x: f(x) ** 2, X)

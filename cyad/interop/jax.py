@@ -2,13 +2,15 @@
 
 `to_jax`: NumPy functions in JAX programs. Such a function is a `jax.custom_vjp` around `jax.pure_callback`; its
 backward is a sweep of cyad, in a callback. The backward of that backward is the same adapter applied to the sweep, so
-that `jax.grad` may be nested.
+that `jax.grad` may be nested. JAX wants the shapes of results before it has values. Outside of `jax.jit` they are those
+of a call; inside, the caller says them, or a call outside, with arguments of these shapes, came before.
 
-JAX wants the shapes of results before it has values. Outside of `jax.jit` they are those of a call; inside, the caller
-says them, or a call outside, with arguments of these shapes, came before.
+`from_jax`: JAX functions in differentiated NumPy code, compiled together with their transposes.
 
-Rejected: calling f on made-up values in order to see its shapes (simulators loop until they converge); forward mode (a
-`custom_vjp` excludes it, and a `custom_jvp` of a callback excludes reverse mode).
+JAX's cotangents of complex values are the conjugates of ours: df/dRe - i df/dIm.
+
+Rejected: calling f on made-up values in order to see its shapes (simulators loop until they converge); forward mode of
+`to_jax` (a `custom_vjp` excludes it, and a `custom_jvp` of a callback excludes reverse mode).
 """
 import functools
 
@@ -16,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cyad._structures import is_leaf
 from cyad.interop._calls import pullback
+from cyad.interop._foreign import Flat, Library, derived, named_like, put_aside, writeable
 
-__all__ = ["to_jax"]
+__all__ = ["from_jax", "to_jax"]
 
 
 def to_jax(f, result=None):
@@ -103,7 +107,6 @@ def numpy_call(f, shapes):
         n = len(leaves)
 
         def adjoints(*both):
-            # JAX's cotangents of complex values are conjugates of ours: df/dRe - i df/dIm.
             gs = (np.conj(g) for g in both[n:])
             derivs = pullback(f, both[:n], [next(gs) for on in given if on], wanted)
             return [np.conj(d) for d in derivs]
@@ -125,3 +128,149 @@ def shape_of(x):
 
 def is_float(x):
     return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+# ---- JAX functions in NumPy code ------------------------------------------------------------------------------------
+
+def from_jax(fn):
+    """A function of JAX arrays as one of NumPy arrays that cyad differentiates in any mode and order: g(x) = fn(x).
+
+    Arrays and numbers among the arguments, also in tuples, lists and dicts, become JAX arrays, without a copy where
+    JAX takes memory as it is (aligned, contiguous, of a dtype that it has); other parts (strings, None, functions) stay
+    what they are, and have to be hashable. Arrays in the result become NumPy arrays. fn is compiled by ``jax.jit``, as
+    are its transpose and its linearisation, for each combination of shapes; it must be pure.
+
+    JAX computes in single precision unless ``jax.config.update("jax_enable_x64", True)`` was called; the results then
+    are float32. Raises TypeError for results that NumPy has no dtype for (bfloat16), and what fn and JAX raise. Any
+    number of threads may call g.
+
+    >>> import jax
+    >>> import numpy as np
+    >>> import cyad
+    >>> from cyad.interop.jax import from_jax
+    >>> g = from_jax(lambda x: jax.scipy.special.logsumexp(x))
+    >>> cyad.gradient(cyad.Reverse, lambda x: g(x) + x[0], np.zeros(2, np.float32))
+    (array([1.5, 0.5], dtype=float32),)
+    """
+    known = {}
+
+    def g(*args, **kwargs):
+        values, skeleton = put_aside(args, kwargs, is_value)
+        key = repr(jax.tree.structure(skeleton)), *map(identity, jax.tree.leaves(skeleton))
+        flat = known.get(key)
+        if flat is None:
+            flat = known[key] = Flat(fn, skeleton, lambda part: isinstance(part, jax.Array))
+        return flat.result(JAX.call(flat.function, *values))
+
+    return named_like(g, fn)
+
+
+def identity(part):
+    return type(part), part
+
+
+def is_value(part):
+    return isinstance(part, np.ndarray) or is_leaf(part) or (isinstance(part, (int, np.integer, np.bool_)) and
+                                                             type(part) is not bool)
+
+
+def as_jax(value):
+    """A JAX array over the memory of an array, where JAX can; a copy where it cannot."""
+    if not isinstance(value, np.ndarray) or not value.flags.c_contiguous or not value.size or value.dtype.kind == "b" \
+            or jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
+        return jnp.array(value)
+    return jax.dlpack.from_dlpack(writeable(value))
+
+
+def as_cotangent(value, like):
+    return jnp.asarray(np.conj(value), like.dtype).reshape(like.shape)
+
+
+def as_numpy(array):
+    array = np.asarray(array)
+    if array.dtype.kind not in "fciub":
+        raise TypeError(f"JAX returned an array of dtype {array.dtype}, which NumPy does not have: its derivative would be "
+                        "lost; convert it inside the function, y.astype(jax.numpy.float32)")
+    return array[()]
+
+
+class Jax(Library):
+    """Functions of JAX arrays, compiled. JAX holds arrays for immutable: what shares memory with ours is used up, or
+    put back by the sweep, before it looks again."""
+
+    name = "JAX"
+
+    def run(self, fn, values):
+        # NumPy code writes into its results; JAX's own memory is read-only.
+        return tuple(np.array(as_numpy(y))[()] for y in derived(fn, compiled)(*map(as_jax, values)))
+
+    def vjp(self, fn, values, wanted):
+        results, transpose = jax.block_until_ready(derived(fn, recorded, tuple(wanted))(*map(as_jax, values)))
+
+        def pull(cotangents):
+            given = tuple(jnp.zeros_like(y) if g is None and is_float(y) else np.zeros(y.shape, jax.dtypes.float0)
+                          if g is None else as_cotangent(g, y) for y, g in zip(results, cotangents, strict=True))
+            return [np.conj(as_numpy(c)) for c in pulled_back(transpose, given)]
+
+        return tuple(map(as_numpy, results)), pull
+
+    def jvp(self, fn, values, tangents):
+        arrays = [as_jax(v) for v in values]
+        given = tuple(t is not None for t in tangents)
+        results, pushed = derived(fn, pushed_forward, given)(
+            *arrays, *(jnp.asarray(t, x.dtype) for t, x in zip(tangents, arrays, strict=True) if t is not None))
+        return tuple(map(as_numpy, results)), tuple(as_numpy(t) if is_float(t) else None for t in pushed)
+
+    def transpose(self, fn, count, wanted, given):
+        def transposed(*both):
+            of_active, mine = split(fn, both[:count], wanted)
+            results, pull = jax.vjp(of_active, *mine)
+            gs = iter(both[count:])
+            return tuple(map(jnp.conj, pull(tuple(
+                jnp.conj(next(gs)).astype(y.dtype).reshape(y.shape) if on else jnp.zeros_like(y) if is_float(y) else
+                np.zeros(y.shape, jax.dtypes.float0) for y, on in zip(results, given, strict=True)))))
+        return transposed
+
+    def linearise(self, fn, count, given):
+        linear = pushed_forward(fn, given)
+
+        def linearised(*both):
+            results, tangents = linear(*both)
+            return tuple(t if is_float(t) else jnp.zeros(y.shape) for y, t in zip(results, tangents, strict=True))
+        return linearised
+
+
+def compiled(fn):
+    return jax.jit(fn)
+
+
+def recorded(fn, wanted):
+    """The results and the transpose, a pytree of what it keeps, in one compiled function."""
+    def record(*values):
+        of_active, mine = split(fn, values, wanted)
+        return jax.vjp(of_active, *mine)
+    return jax.jit(record)
+
+
+def pushed_forward(fn, given):
+    def push(*both):
+        of_active, mine = split(fn, both[:len(given)], given)
+        return jax.jvp(of_active, mine, tuple(t.astype(x.dtype) for t, x in zip(both[len(given):], mine, strict=True)))
+    return jax.jit(push)
+
+
+@jax.jit
+def pulled_back(transpose, cotangents):
+    return transpose(cotangents)
+
+
+def split(fn, values, active):
+    """The function of the active ones of the arguments, and these."""
+    def of_active(*mine):
+        mine = iter(mine)
+        return fn(*(next(mine) if on else v for v, on in zip(values, active, strict=True)))
+
+    return of_active, tuple(v for v, on in zip(values, active, strict=True) if on)
+
+
+JAX = Jax()

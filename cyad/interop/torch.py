@@ -4,16 +4,21 @@
 cyad. The backward of that backward is the same adapter applied to the sweep, so that torch differentiates as often as
 it likes.
 
-Rejected: sharing memory with the NumPy function, which may write into its arguments without torch's noticing.
+`from_torch`: torch functions and networks in differentiated NumPy code.
+
+Rejected: sharing memory with the NumPy function of `to_torch`, which may write into it without torch's noticing.
 """
 import functools
 
 import numpy as np
 import torch
 
+from cyad._structures import is_leaf
 from cyad.interop._calls import floats_of, pullback, pushforward, walk, with_floats
+from cyad.interop._foreign import SLOT, Flat, Library, named_like, put_aside, writeable
+from cyad.rules.imported import ZeroTangent
 
-__all__ = ["to_torch"]
+__all__ = ["from_torch", "parameters_of", "to_torch"]
 
 
 def to_torch(f):
@@ -42,15 +47,7 @@ def to_torch(f):
     """
     @functools.wraps(f)
     def g(*args, **kwargs):
-        tensors = []
-
-        def put_aside(value):
-            if isinstance(value, torch.Tensor):
-                tensors.append(value)
-                return SLOT
-            return value
-
-        skeleton = walk((args, kwargs), put_aside)
+        tensors, skeleton = put_aside(args, kwargs, lambda part: isinstance(part, torch.Tensor))
 
         def of_leaves(*leaves):
             leaves = iter(leaves)
@@ -62,9 +59,6 @@ def to_torch(f):
         return with_floats(seen.result, out)
 
     return g
-
-
-SLOT = object()   # where a tensor stood among the arguments
 
 
 class Seen:
@@ -126,10 +120,135 @@ def to_numpy(tensor):
     """The memory of a tensor, as an array; a number where it has no axes."""
     if tensor.device.type != "cpu":
         raise TypeError(f"a tensor on {tensor.device} is not in the memory that NumPy sees; pass tensor.cpu()")
-    return tensor.detach().resolve_conj().resolve_neg().numpy()[()]
+    return tensor.detach().numpy(force=True)[()]
 
 
 def tensors_of(floats):
     """Results in memory of their own, as torch believes them to be: f may return what it keeps, or one array twice."""
     for value in floats:
         yield torch.from_numpy(np.array(value, order="C"))
+
+
+# ---- torch functions in NumPy code ----------------------------------------------------------------------------------
+
+def from_torch(fn):
+    """A function of torch tensors, or a network, as one of NumPy arrays that cyad differentiates in any mode and order.
+
+    Of a function: g(arrays) = fn(tensors). Arrays and NumPy numbers among the arguments, also in tuples, lists and
+    dicts, become tensors that share their memory (and must not be written); anything else stays as it is. Tensors in
+    the result become arrays.
+
+    Of a `torch.nn.Module`: ``g(parameters, *inputs)``, where `parameters` is a dict of arrays by name, such as
+    `parameters_of` gives; its gradient is a dict as well. Buffers are the module's own.
+
+    torch differentiates what is inside, reverse mode by ``torch.autograd.grad``, forward mode and higher orders by
+    ``torch.func``. Raises what fn and torch raise. Any number of threads may call g, if they may call fn.
+
+    >>> import numpy as np
+    >>> import torch
+    >>> import cyad
+    >>> from cyad.interop.torch import from_torch
+    >>> g = from_torch(lambda x: torch.sum(torch.special.gammaln(x)))
+    >>> cyad.gradient(cyad.Reverse, lambda x: g(x) * x[0], np.array([1.0, 2.0]))[0].round(4)
+    array([-0.5772,  0.4228])
+    """
+    target = fn
+    if isinstance(fn, torch.nn.Module):
+        def target(parameters, *args, **kwargs):
+            return torch.func.functional_call(fn, parameters, args, kwargs)
+
+    def g(*args, **kwargs):
+        values, skeleton = put_aside(args, kwargs, is_value)
+        flat = Flat(target, skeleton, lambda part: isinstance(part, torch.Tensor))
+        return flat.result(TORCH.call(flat.function, *values))
+
+    return named_like(g, fn)
+
+
+def parameters_of(module):
+    """The parameters of a network as a dict of arrays by name, in the memory of the network.
+
+    A step of an optimiser that is written in NumPy, ``p[...] -= rate * g``, therefore trains the network.
+
+    >>> import torch
+    >>> from cyad.interop.torch import parameters_of
+    >>> {name: p.shape for name, p in parameters_of(torch.nn.Linear(3, 2)).items()}
+    {'weight': (2, 3), 'bias': (2,)}
+    """
+    return {name: p.detach().numpy() for name, p in module.named_parameters()}
+
+
+def is_value(part):
+    # Python's own floats stay what they are: many functions take nothing else where they want a number.
+    return isinstance(part, np.ndarray) or (is_leaf(part) and type(part) is not float)
+
+
+def as_tensor(value, like=None):
+    """A tensor over the memory of an array; in the dtype and shape of another tensor where it is a cotangent of that."""
+    array = np.asarray(value)
+    if any(s < 0 for s in array.strides):
+        array = array.copy()   # torch has no negative strides
+    tensor = torch.from_numpy(writeable(array))
+    return tensor if like is None else tensor.to(like.dtype).reshape(like.shape)
+
+
+class Torch(Library):
+    """Functions of tensors. Shared memory changes under torch's eyes only between sweeps, and back before they look."""
+
+    name = "torch"
+
+    def run(self, fn, values):
+        with torch.no_grad():
+            return tuple(map(to_numpy, fn(*map(as_tensor, values))))
+
+    def vjp(self, fn, values, wanted):
+        with torch.enable_grad():
+            tensors = [as_tensor(v).requires_grad_(on) for v, on in zip(values, wanted, strict=True)]
+            results = fn(*tensors)
+        active = [t for t, on in zip(tensors, wanted, strict=True) if on]
+
+        def pull(cotangents):
+            pairs = [(y, as_tensor(g, y)) for y, g in zip(results, cotangents, strict=True)
+                     if g is not None and y.requires_grad]
+            if not pairs:
+                return [ZeroTangent()] * len(active)
+            found = torch.autograd.grad([y for y, _ in pairs], active, [g for _, g in pairs], retain_graph=True,
+                                        allow_unused=True)
+            return [ZeroTangent() if c is None else to_numpy(c) for c in found]
+
+        return tuple(map(to_numpy, results)), pull
+
+    def jvp(self, fn, values, tangents):
+        given = [t is not None for t in tangents]
+        tensors = [as_tensor(v) for v in values]
+        pushed = self.linearise(fn, len(values), tuple(given), values_too=True)
+        results, derivatives = pushed(*tensors, *(as_tensor(t, x) for t, x in zip(tangents, tensors, strict=True)
+                                                  if t is not None))
+        return tuple(map(to_numpy, results)), tuple(map(to_numpy, derivatives))
+
+    def transpose(self, fn, count, wanted, given):
+        def transposed(*both):
+            mine, of_active = split(fn, both[:count], wanted)
+            results, pull = torch.func.vjp(of_active, *mine)
+            gs = iter(both[count:])
+            return pull(tuple(next(gs) if on else torch.zeros_like(y) for y, on in zip(results, given, strict=True)))
+        return transposed
+
+    def linearise(self, fn, count, given, values_too=False):
+        def linearised(*both):
+            mine, of_active = split(fn, both[:count], given)
+            results, tangents = torch.func.jvp(of_active, mine, tuple(both[count:]))
+            return (results, tangents) if values_too else tangents
+        return linearised
+
+
+def split(fn, tensors, active):
+    """The active ones of the arguments, and the function of these."""
+    def of_active(*mine):
+        mine = iter(mine)
+        return fn(*(next(mine) if on else t for t, on in zip(tensors, active, strict=True)))
+
+    return tuple(t for t, on in zip(tensors, active, strict=True) if on), of_active
+
+
+TORCH = Torch()

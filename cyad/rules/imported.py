@@ -11,6 +11,9 @@ arrays that is no matter: they are handed out as read-only views of the caller's
 back before the pullback looks at it, so nothing is copied. What cyad does not track (lists, objects) is copied first.
 Plain arrays that the function captured are copied or locked by the tape, as anywhere.
 
+Results never are views of arguments: a cotangent of such a view would be one of the argument already, and the pullback
+would add it again. Those that are get copied, whether the call is differentiated or not.
+
 Shapes are checked strictly: a cotangent that broadcasts to its argument is the most common mistake in a rule, and would
 pass for right.
 
@@ -267,7 +270,7 @@ def import_rrule(f, *types, rrule=None):
     ``import_frule(import_rrule(f))``.
 
     f is assumed to read its arguments only. They may be overwritten after the call; nothing is copied but what cyad
-    does not track. Batches take one call of the pullback for each lane. A rule made of NumPy operations is
+    does not track, and results that are views of arguments. Batches take one call of the pullback for each lane. A rule made of NumPy operations is
     differentiated at higher orders like other code.
 
     Raises MissingRuleError where there is no rule; ActivityError, in the call, where the rule or its pullback returns
@@ -319,7 +322,7 @@ def _imported(f, types, rule, table, kind, made):
 def _new_primitive(f):
     """A primitive of its own, for NumPy functions too, which cyad would otherwise see as they are."""
     def call(*args, **kwargs):
-        return f(*args, **kwargs)
+        return _apart(f(*args, **kwargs), args)
 
     call.__name__ = call.__qualname__ = described(f)
     call.__doc__, call.__module__, call.__wrapped__ = getattr(f, "__doc__", None), getattr(f, "__module__", None), f
@@ -351,16 +354,20 @@ def _values(types, args, overwritten):
 
 
 def _augmented(rule, types, name):
+    tells = getattr(rule, "wants_activity", False)
+
     def augmented(config, func, RT, *args, **kwargs: Const):
         values = _values(types, args, config.overwritten[1:])
         if values is None:
             return NotImplemented
+        if tells:
+            values.insert(0, [not isinstance(a, Const) for a in args])
         out = rule(*values, **{key: a.val for key, a in kwargs.items()})
         if out is None:
             return NotImplemented
         if not (isinstance(out, tuple) and len(out) == 2 and callable(out[1])):
             raise ActivityError(f"{name} returned {_shown(out)}; it must return (y, pullback), or None to decline")
-        return AugmentedReturn(out[0], None, out[1])
+        return AugmentedReturn(_apart(out[0], [a.val for a in args]), None, out[1])
     return augmented
 
 
@@ -403,7 +410,7 @@ def _forward(rule, types, name):
                 return NotImplemented
             if not (isinstance(out, tuple) and len(out) == 2):
                 raise ActivityError(f"{name} returned {_shown(out)}; it must return (y, ydot), or None to decline")
-            primal = out[0] if lane == 0 else primal
+            primal = _apart(out[0], values) if lane == 0 else primal
             shadows.append(_like(out[1], out[0], name))
         if not config.needs_shadow:
             return primal if config.needs_primal else None
@@ -411,6 +418,18 @@ def _forward(rule, types, name):
             return Duplicated(primal, shadows[0]) if config.width == 1 else BatchDuplicated(primal, tuple(shadows))
         return shadows[0] if config.width == 1 else tuple(shadows)
     return forward
+
+
+def _apart(out, args):
+    """A result in memory of its own."""
+    arrays = [leaf for a in args for leaf in (flatten(a)[0] if is_structure(a) else [a]) if isinstance(leaf, np.ndarray)]
+
+    def own(part):
+        if isinstance(part, np.ndarray) and any(np.may_share_memory(part, a) for a in arrays):
+            return part.copy()
+        return part
+
+    return _mapped(own, out) if arrays else out
 
 
 def _cotangent(dret, lane, width):
@@ -443,7 +462,7 @@ def _mapped(function, value):
         parts = [_mapped(function, part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     leaves, rebuild = flatten(value)
-    return rebuild([function(leaf) for leaf in leaves])
+    return rebuild([function(leaf) for leaf in leaves]) if leaves else value
 
 
 def _tangent(a, lane):
@@ -479,6 +498,8 @@ def _added(shadow, c, where):
 
 def _like(tangent, primal, name):
     """A tangent of a result, with zeros in memory where the rule returned none."""
+    if not is_leaf(primal) and not is_structure(primal):
+        return primal
     tangent = unthunk(tangent)
     if isinstance(tangent, _Zero) or tangent is None:
         return _mapped(lambda part: np.zeros_like(part) if isinstance(part, np.ndarray) else 0.0 if is_leaf(part) else
