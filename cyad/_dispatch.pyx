@@ -235,7 +235,8 @@ def _ufunc_at(ufunc, a, indices, *values):
     check_alive(t.ctx)
     check_conflict(t.place.buf)
     indices = own_key(plain_key(indices))
-    if is_basic(indices):
+    # A view that names an element twice (a broadcast one) adds to it twice; basic indices alone do not repeat.
+    if is_basic(indices) and not (t.place.overlaps and (ufunc is np.add or ufunc is np.subtract)):
         a[indices] = ufunc(a[indices], *values)
         return
     if ufunc is np.add:

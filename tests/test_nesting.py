@@ -90,7 +90,13 @@ def reuse(x):
     return total
 
 
-ONE_NUMBER = [formula, scalar_loop, memory, arrays, linear_algebra, reuse]
+def broadcasts(x):
+    """Views that name one element many times: what is added to them is added that often."""
+    a = np.broadcast_to(x * x, (2, 3)) * np.array([1.0, 2.0, 3.0])
+    return np.sum(a[:, 1:] ** 2) + np.prod(np.broadcast_to(np.sin(x), (3,)))
+
+
+ONE_NUMBER = [formula, scalar_loop, memory, arrays, linear_algebra, reuse, broadcasts]
 
 
 @pytest.mark.parametrize("mix", mixes(1, 2, 3, 4))
