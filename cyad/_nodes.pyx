@@ -753,6 +753,7 @@ cdef object squeeze_leading(object g, int ndim):
 
 
 @cython.final
+@cython.no_gc
 cdef class Undo(Node):
     """The values that a region (or the elements under `key`) held before a write; trades them with memory."""
 

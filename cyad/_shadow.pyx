@@ -128,6 +128,7 @@ cdef ndarray new_result(int ndim, npy_intp* dims, int typenum, Py_ssize_t itemsi
 
 @cython.final
 @cython.freelist(64)
+@cython.no_gc
 cdef class Buffer:
     """A range of primal memory and its shadow.
 
