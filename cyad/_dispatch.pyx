@@ -48,7 +48,7 @@ cdef object _overridden = None
 
 
 def register_custom(overridden):
-    """Told once, by `_primitive`: how a function with an entry in OVERRIDES is called. It returns NotImplemented where its rules do not apply."""
+    """Told once, by `_primitive`: how a function with an entry in OVERRIDES is called; NotImplemented where no rule applies."""
     global _overridden
     _overridden = overridden
     register_overridden(overridden)

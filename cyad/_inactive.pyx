@@ -92,7 +92,7 @@ def inactive(f):
     def called(*args, **kwargs):
         cdef list arrays = []
         cdef PyObject* old
-        if current() is NULL and not any([is_tracked(v) for v in args]) and not any([is_tracked(v) for v in kwargs.values()]):
+        if current() is NULL and not any([is_tracked(v) for v in (*args, *kwargs.values())]):
             return f(*args, **kwargs)
         args = [shown(v, arrays) for v in args]
         kwargs = {key: shown(v, arrays) for key, v in kwargs.items()}
@@ -101,8 +101,8 @@ def inactive(f):
             return apart(f(*args, **kwargs), arrays)
         except ValueError as error:
             if "read-only" in str(error):
-                error.add_note(f"{called.__qualname__} is inactive: it cannot write arrays that hold active values, whose derivative would be "
-                               "wrong; give it a rule (cyad.primitive), or work on a copy")
+                error.add_note(f"{called.__qualname__} is inactive: it cannot write arrays that hold active values, "
+                               "whose derivative would be wrong; give it a rule (cyad.primitive), or work on a copy")
             raise
         finally:
             swap_current(old)

@@ -40,7 +40,7 @@ def inactive_type(cls):
     """
     global _OPAQUE
     if not isinstance(cls, type):
-        raise TypeError(f"inactive_type takes a class, not a {type(cls).__name__}; for functions there is cyad.inactive")
+        raise TypeError(f"inactive_type takes a class, not a {type(cls).__name__}; functions have cyad.inactive")
     if cls not in _OPAQUE:
         _OPAQUE = (*_OPAQUE, cls)
     return cls

@@ -248,7 +248,7 @@ def register_dispatch(apply_ufunc, dispatch):
 
 
 def register_overridden(overridden):
-    """Told once, by `_primitive`: how a function with an entry in OVERRIDES is called. It returns NotImplemented where its rules do not apply."""
+    """Told once, by `_primitive`: how a function with an entry in OVERRIDES is called; NotImplemented where no rule applies."""
     global _overridden
     _overridden = overridden
 

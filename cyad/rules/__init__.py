@@ -21,7 +21,6 @@ from cyad.rules import (  # noqa: F401  (imported for what they register)
 )
 from cyad.rules.custom import (
     AugmentedReturn,
-    Constant,
     augmented_primal,
     easy_rule,
     forward,
@@ -33,8 +32,9 @@ from cyad.rules.custom import (
     reverse,
     scope,
 )
+from cyad.rules.partials import Constant
 
 __all__ = [
-    "AugmentedReturn", "Constant", "augmented_primal", "easy_rule", "forward", "has_rule", "inactive_type", "needs_primal",
-    "needs_shadow", "overwritten", "remove", "reverse", "scope",
+    "AugmentedReturn", "Constant", "augmented_primal", "easy_rule", "forward", "has_rule", "inactive_type",
+    "needs_primal", "needs_shadow", "overwritten", "remove", "reverse", "scope",
 ]

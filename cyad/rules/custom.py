@@ -39,7 +39,6 @@ OVERRIDES = {}      # NumPy function or ufunc -> RuleSet; empty as long as nobod
 FORWARD, AUGMENTED, REVERSE, EASY = "forward", "augmented_primal", "reverse", "easy_rule"
 _LEADING = {FORWARD: ("config", "func", "RT"), AUGMENTED: ("config", "func", "RT"),
             REVERSE: ("config", "func", "dret", "tape"), EASY: ("out",)}
-_SHOWN = {FORWARD: "forward", AUGMENTED: "augmented_primal", REVERSE: "reverse", EASY: "easy_rule"}
 
 _scopes = threading.local()
 
@@ -58,18 +57,6 @@ class AugmentedReturn(NamedTuple):
     primal: object = None
     shadow: object = None
     tape: object = None
-
-
-class _Constant:
-    """The partial derivative of an easy_rule that is zero."""
-
-    __slots__ = ()
-
-    def __repr__(self):
-        return "Constant"
-
-
-Constant = _Constant()
 
 
 def needs_primal(config):
@@ -173,8 +160,8 @@ def _evaluated(function, name, hint):
     try:
         return eval(hint, {**vars(typing), **vars(cyad), **getattr(function, "__globals__", {}), **closure})
     except NameError as error:
-        raise ActivityError(f"the hint {hint!r} of {name!r} in the rule {function.__qualname__} cannot be evaluated: {error}"
-                            ) from error
+        raise ActivityError(f"the hint {hint!r} of {name!r} in the rule {function.__qualname__} cannot be evaluated: "
+                            f"{error}") from error
 
 
 def _fit(classes, activity):
@@ -202,10 +189,11 @@ class Rule:
         leading = _LEADING[kind]
         self.rest = next((p for p in signature if p.kind is p.VAR_POSITIONAL), None)
         if len(plain) < len(leading) and self.rest is None:
-            raise TypeError(f"the {_SHOWN[kind]} rule {self.name} takes {len(plain)} arguments; its first ones are "
+            raise TypeError(f"the {kind} rule {self.name} takes {len(plain)} arguments; its first ones are "
                             f"({', '.join(leading)}), the arguments of the function follow")
-        evaluated = {p.name: _evaluated(function, p.name, hints.get(p.name, inspect.Parameter.empty)) for p in signature}
-        self.shown = {name: "" if hint is inspect.Parameter.empty else _hint_name(hint) for name, hint in evaluated.items()}
+        none = inspect.Parameter.empty
+        evaluated = {p.name: _evaluated(function, p.name, hints.get(p.name, none)) for p in signature}
+        self.shown = {name: "" if hint is none else _hint_name(hint) for name, hint in evaluated.items()}
         self.classes = {name: _classes(hint) if name not in ("config", "tape") and kind != EASY else None
                         for name, hint in evaluated.items()}
         self.wants_class = kind == REVERSE and len(plain) > 2 and _is_class_hint(evaluated[plain[2].name])
@@ -239,9 +227,8 @@ class Rule:
         if not self.takes(count, names):
             return None
         total = 0
-        wanted = [(self.leading[1] if len(self.leading) > 1 else None, func), (self.leading[2] if len(self.leading) > 2 else None, ret)]
-        for parameter, activity in wanted:
-            fit = _fit(self.classes[parameter], activity) if parameter is not None and activity is not None else ANY
+        for parameter, activity in zip(self.leading[1:3], (func, ret), strict=False):
+            fit = _fit(self.classes[parameter], activity) if activity is not None else ANY
             if fit is None:
                 return None
             total += fit
@@ -262,7 +249,8 @@ class Rule:
 
     def signature(self):
         """As an error message shows it."""
-        shown = [f"{n}: {self.shown[n]}" if self.shown[n] else n for n in [*self.leading[1:], *self.parameters] if n != "tape"]
+        names = [*self.leading[1:], *self.parameters]
+        shown = [f"{n}: {self.shown[n]}" if self.shown[n] else n for n in names if n != "tape"]
         if self.rest is not None:
             shown.append(f"*{self.rest.name}: {self.shown[self.rest.name]}".removesuffix(": "))
         return f"{self.name}({', '.join(shown)})"
@@ -278,34 +266,33 @@ def _hint_name(hint):
 class RuleSet:
     """The rules of one function.
 
-    `reads_only` says that the function and its rules write no argument: nothing is saved for fear that they might, they are given
-    read-only views, and arrays without derivatives stay Const.
+    `reads_only` says that the function and its rules write no argument: nothing is saved for fear that they might, they
+    are given read-only views, and arrays without derivatives stay Const.
     """
 
-    __slots__ = ("cache", "name", "reads_only", "rules")
+    __slots__ = ("cache", "filled", "last", "name", "reads_only", "rules")
 
     def __init__(self, name):
         self.name = name
         self.reads_only = False
         self.rules = {kind: [] for kind in _LEADING}
-        self.cache = {}
+        self.cache, self.filled, self.last = {}, False, None
 
     def add(self, kind, function):
         """Registers a function as a rule (one of FORWARD, AUGMENTED, REVERSE, EASY); it wins over equals that came
         before."""
         rule = Rule(kind, function)
-        self.rules = {**self.rules, kind: [*self.rules[kind], rule]}
-        self.cache = {}
+        self._set({**self.rules, kind: [*self.rules[kind], rule]})
         for scope in getattr(_scopes, "open", ()):
             scope.append((self, rule))
         return rule
 
     def discard(self, rule):
         """Takes out a Rule, or what was registered with this function; whether there was something."""
-        kept = {kind: [r for r in rules if r is not rule and r.function is not rule] for kind, rules in self.rules.items()}
+        kept = {kind: [r for r in rules if r is not rule and r.function is not rule]
+                for kind, rules in self.rules.items()}
         found = any(len(kept[kind]) < len(self.rules[kind]) for kind in kept)
-        self.rules = kept
-        self.cache = {}
+        self._set(kept)
         return found
 
     def has(self, forward):
@@ -313,8 +300,15 @@ class RuleSet:
         rules = self.rules
         return bool(rules[EASY] or (rules[FORWARD] if forward else rules[AUGMENTED] and rules[REVERSE]))
 
-    def __bool__(self):
-        return any(self.rules.values())
+    def clear(self):
+        """Takes out all rules."""
+        self._set({kind: [] for kind in _LEADING})
+
+    def _set(self, rules):
+        # In this order: who reads meanwhile may choose among the old rules, but keeps no old choice.
+        self.rules = rules
+        self.cache, self.last = {}, None
+        self.filled = any(rules.values())
 
     def pick(self, kind, func, rets, activities, names):
         """The rules that fit, best first, as ``[(rule, ret, activities)]``.
@@ -323,10 +317,10 @@ class RuleSet:
         such, in order of preference.
         """
         key = (kind, func, rets, activities, names)
-        found = self.cache.get(key)
+        cache = self.cache
+        found = cache.get(key)
         if found is None:
-            found = self._ranked(kind, func, rets, activities, names)
-            self.cache[key] = found
+            found = cache[key] = self._ranked(kind, func, rets, activities, names)
         return found
 
     def _ranked(self, kind, func, rets, activities, names):
@@ -364,14 +358,15 @@ class RuleSet:
         """The message of an error: what was met, and what the rules take."""
         met = [a[0] if isinstance(a, tuple) else a for a in activities]
         count = len(met) - len(names)
-        shown = [a.__name__ for a in met[:count]] + [f"{n}={a.__name__}" for n, a in zip(names, met[count:], strict=True)]
+        shown = [a.__name__ for a in met[:count]]
+        shown += [f"{n}={a.__name__}" for n, a in zip(names, met[count:], strict=True)]
         if func is not None and func.__name__ != "Const":
             shown.insert(0, f"the function itself: {func.__name__}")
         if kind != REVERSE and rets:
             shown.append(f"return: {rets[0].__name__}")
         have = "; ".join(rule.signature() for rule in self.rules[kind]) or "there is none"
-        return (f"no {_SHOWN[kind]} rule of {self.name} takes the activities met: ({', '.join(shown)}). Its {_SHOWN[kind]} rules: {have}. "
-                "Add a rule for these activities, widen the hints of one, or leave them out")
+        return (f"no {kind} rule of {self.name} takes the activities met: ({', '.join(shown)}). Its {kind} rules: "
+                f"{have}. Add a rule for these activities, widen the hints of one, or leave them out")
 
 
 def ruleset(f, create=True):
@@ -391,7 +386,7 @@ def ruleset(f, create=True):
         return None
     if not callable(f):
         raise TypeError(f"a rule belongs to a function, not to a {type(f).__name__}")
-    raise TypeError(f"calls of {getattr(f, '__qualname__', f)} are invisible to cyad, so a rule would never be asked: decorate it with "
+    raise TypeError(f"calls of {described(f)} are invisible to cyad, so a rule would never be asked: decorate it with "
                     "@cyad.primitive (or write f = cyad.primitive(f) and call that) and give the rule to the primitive")
 
 
@@ -549,18 +544,17 @@ def remove(f, rule=None):
     False
     """
     rules = ruleset(f, create=False)
-    if rules is None or not rules:
+    if rules is None or not rules.filled:
         raise KeyError(f"{getattr(f, '__qualname__', f)} has no rule")
     if rule is None:
-        rules.rules = {kind: [] for kind in _LEADING}
-        rules.cache = {}
+        rules.clear()
     elif not rules.discard(rule):
         raise KeyError(f"{getattr(rule, '__qualname__', rule)} is no rule of {rules.name}")
     _forget(rules)
 
 
 def _forget(rules):
-    if not rules:
+    if not rules.filled:
         for f in [f for f, own in OVERRIDES.items() if own is rules]:
             del OVERRIDES[f]
 

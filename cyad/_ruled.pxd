@@ -1,0 +1,3 @@
+from cyad._rulecall cimport Call
+
+cdef object serve(Call call)
