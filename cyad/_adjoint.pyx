@@ -60,7 +60,7 @@ import numpy as np
 
 from cyad._repeats import may_repeat, overwritten
 from cyad.activity import Reverse
-from cyad.errors import ActiveStoreError, ActivityError, LockedArrayError, MissingRuleError, TapeError
+from cyad.errors import ActiveStoreError, ActivityError, LockedArrayError, MissingRuleError, TapeError, lost
 from cyad.rules._kernels import rows_by_name
 
 import_array()
@@ -234,14 +234,12 @@ cdef class Adjoint:
     def __float__(self):
         if self.slot != NONE:
             check_alive(self.ctx)
-            raise ActiveStoreError(
-                "float() of an active value, or a store of it into a plain array that cannot carry derivatives, would lose its "
-                "derivative; keep the value as it is, or allocate the array inside the differentiated function")
+            raise lost("float()")
         return self.value
 
     def __complex__(self):
         if self.slot != NONE:
-            raise ActiveStoreError("complex() of an active value would lose its derivative; keep the value as it is")
+            raise lost("complex()")
         return complex(self.value)
 
     def __getitem__(self, key):

@@ -65,7 +65,7 @@ def wrap_arguments(Context ctx, list arrays, list shadows, list names, bint keep
         argument = Argument.__new__(Argument)
         argument.shadows = shadows[i]
         if argument.shadows is not None and not PyArray_ISBEHAVED_RO(arr):
-            raise ActivityError(f"{names[i]} is byte-swapped or misaligned; pass {names[i]}.astype({arr.dtype.type.__name__})")
+            raise ActivityError(f"{names[i]} is byte-swapped or misaligned; pass a copy: .astype(np.{arr.dtype.type.__name__})")
         argument.given = arr
         argument.source = source
         if overlaps_itself(arr):

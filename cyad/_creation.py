@@ -18,11 +18,14 @@ import sys
 import types
 
 import numpy as np
+from numpy.testing.overrides import get_overridable_numpy_array_functions
 
 from cyad import _dispatch, _redirect
 from cyad._arguments import track
 from cyad._dispatch import holds_tracked, is_tracked_value, plain_of
-from cyad._tracked import stack_nested
+from cyad._tracked import objects_of, stack_nested
+from cyad.errors import MissingRuleError
+from cyad.rules import classification
 
 CREATORS = {}   # by NumPy's name: functions for `cyad.numpy`
 _handlers = {}
@@ -79,10 +82,16 @@ def _empty_like(original, *args, **kwargs):
     return track(original(*args, **kwargs))
 
 
+_COPY_MODES = {np._CopyMode.ALWAYS: True, np._CopyMode.NEVER: False, np._CopyMode.IF_NEEDED: None}
+
+
 def _converted(original, obj, dtype, copy, order, ndmin=0, **kwargs):
     """Tracked values, or lists that hold some, as a tracked array; None for anything else."""
     if dtype is not None and np.dtype(dtype).hasobject:
-        return None
+        return objects_of(obj) if is_tracked_value(obj) else None
+    copy = _COPY_MODES.get(copy, copy)
+    if type(obj) is np.ndarray and obj.dtype.hasobject and dtype is not None and holds_tracked(obj.tolist()):
+        obj = obj.tolist()
     if is_tracked_value(obj):
         # A number becomes an array without axes.
         out = stack_nested([obj], None)[0:1].reshape(()) if not isinstance(obj, np.ndarray) else obj
@@ -156,13 +165,36 @@ def _copy_method(original, self, *args, **kwargs):
     return track(original(self, *args, **kwargs))
 
 
-def _astype_method(original, self, *args, **kwargs):
-    out = original(self, *args, **kwargs)
+def _astype_method(original, self, dtype, *args, **kwargs):
+    if self.dtype.hasobject and type(self) is np.ndarray and holds_tracked(self.tolist()):
+        if not np.dtype(dtype).hasobject:
+            return stack_nested(self.tolist(), dtype)
+    out = original(self, dtype, *args, **kwargs)
     return out if out is self else track(out)
 
 
 def _ndarray_call(original, *args, **kwargs):
     return track(original(*args, **kwargs))
+
+
+def _number_type(dtype):
+    """np.float64(x): the number, or the array, as that type."""
+    def call(original, value=0.0, *args, **kwargs):
+        value = CREATORS["asarray"](value) if isinstance(value, (list, tuple)) else value
+        if args or kwargs or not is_tracked_value(value):
+            return original(plain_of(value), *args, **kwargs)
+        return value.astype(dtype)
+
+    return call
+
+
+def _nditer(original, op, *args, **kwargs):
+    ops = op if isinstance(op, (list, tuple)) else [op]
+    if not any(map(_dispatch.active, ops)):
+        ops = [o.__array__() if is_tracked_value(o) and isinstance(o, np.ndarray) else plain_of(o) for o in ops]
+        return original(ops if isinstance(op, (list, tuple)) else ops[0], *args, **kwargs)
+    raise MissingRuleError("np.nditer walks over plain memory, without derivatives; write the loop over x.flat, "
+                           "np.ndenumerate(x) or np.ndindex(x.shape), or as array operations")
 
 
 def _concatenate(original, arrays, *args, **kwargs):
@@ -275,9 +307,13 @@ def _install():
     from cyad._dual import Dual, DualArray
 
     _redirect.register_types((Adjoint, Dual, AdjointArray, DualArray))
-    _dispatch.install_ufunc_hook()
+    _dispatch.install_hooks()
     _redirect.redirect_module_ufuncs(np)
     _redirect.redirect_module_ufuncs(np._core.umath)
+    # Creation functions have handlers of their own.
+    _redirect.redirect_dispatchers([
+        f for f in get_overridable_numpy_array_functions()
+        if type(f) is type(np.sum) and classification.name_of(f) not in classification.CREATION])
     for method in ("at", "reduce", "accumulate", "reduceat", "outer"):
         def handler(original, ufunc, *args, _method=method, **kwargs):
             return _dispatch.call_ufunc_tracked(ufunc, _method, args, kwargs)
@@ -292,6 +328,9 @@ def _install():
     _redirect.redirect(np.ndarray, "__deepcopy__", "context", _copy_method)
     _redirect.redirect(np.ndarray, "astype", "context", _astype_method)
     _redirect.redirect_type(np.ndarray, "context", _ndarray_call)
+    _redirect.redirect_type(np.nditer, "types", _nditer)
+    for dtype in (np.float64, np.float32, np.complex128, np.complex64):
+        _redirect.redirect_type(dtype, "types", _number_type(dtype))
     _redirect.redirect_type(np._core._multiarray_umath._array_converter, "types", _ArrayConverter)
     for name, original in _plain_functions.items():
         setattr(_plain_numpy, name, original)

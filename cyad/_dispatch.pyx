@@ -11,7 +11,7 @@ from numpy cimport (
     ndarray, npy_intp,
 )
 
-from cyad._redirect cimport redirect_native, register_ufunc_handler, swap_current
+from cyad._redirect cimport redirect_native, register_dispatcher_handler, register_ufunc_handler, swap_current
 from cyad._shadow cimport new_result
 from cyad._tracked cimport (
     Context, PushAll, Scalar, TrackedArray, all_plain, apply, as_number, check_alive, check_conflict, context_among, context_of,
@@ -28,7 +28,7 @@ import types
 
 import numpy as np
 
-from cyad._tracked import register_dispatch, register_overridden, stack_nested
+from cyad._tracked import objects_of, register_dispatch, register_overridden, stack_nested
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
 from cyad.rules import classification, registry
 from cyad.rules.custom import OVERRIDES as _OVERRIDES
@@ -108,6 +108,9 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
         if registry.is_zero(ufunc) or not any([is_active_anywhere(v) for v in inputs]):
             ctx = context_among(inputs)
             return wrap_inactive(ctx, run_primal(ctx, ufunc, tuple([primal_at(ctx, v) for v in inputs]), kwargs))
+        if ufunc.types == ["O" * ufunc.nin + "->" + "O" * ufunc.nout]:
+            # np.frompyfunc: Python code on each number, and an array of what it returns.
+            return run_plain(ufunc, tuple([objects_of(v) if is_tracked(v) else v for v in inputs]))
         reason = classification.reason_of(ufunc)
         if reason is not None:
             raise MissingRuleError(f"{ufunc.__name__} of an active value: {reason}")
@@ -506,6 +509,8 @@ cdef object fast_reduction(object func, object reduce, object args, object kwarg
 
 cdef object fast_product(object a, object b):
     cdef Context ctx = higher(context_of(a), context_of(b))
+    if ctx is None:
+        return None   # lists that hold tracked numbers
     check_alive(ctx)
     return ctx.product(a, b)
 
@@ -852,8 +857,16 @@ cdef object ufunc_call(object ufunc, PyObject* const* args, size_t nargsf, objec
     return apply_ufunc(ufunc, "__call__", inputs, kwargs)
 
 
-def install_ufunc_hook():
+cdef object dispatcher_call(object function, PyObject* const* args, size_t nargsf, object kwnames):
+    """The hook behind NumPy's functions: a list among the arguments holds tracked numbers."""
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), i
+    return dispatch(function, tuple([<object>args[i] for i in range(n)]),
+                    {} if kwnames is None else {key: <object>args[n + i] for i, key in enumerate(<tuple>kwnames)})
+
+
+def install_hooks():
     register_ufunc_handler(ufunc_call)
+    register_dispatcher_handler(dispatcher_call)
 
 
 cdef object math_call(object original, PyObject* const* args, size_t nargsf, object kwnames):

@@ -46,7 +46,7 @@ import numpy as np
 from cyad._arguments import copy_shadows_back
 from cyad._structures import flatten
 from cyad.activity import BatchDuplicated, Const, Duplicated
-from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
+from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError, lost
 from cyad.rules._kernels import rows_by_name
 
 import_array()
@@ -101,7 +101,8 @@ cdef class Dual:
         cdef int kind = DOUBLE, lane
         if tangent is None:
             if primal is not None:
-                raise ActivityError("Dual(primal, tangent) takes both")
+                raise ActivityError("Dual(primal, tangent) takes both. Code that calls type(x)(...) on an active number would "
+                                    "lose its derivative")
             return
         batched = isinstance(tangent, (tuple, list, np.ndarray)) and np.ndim(tangent) == 1
         lanes = tuple(tangent) if batched else (tangent,)
@@ -231,14 +232,12 @@ cdef class Dual:
     def __float__(self):
         if self.width:
             check_alive(self.ctx)
-            raise ActiveStoreError(
-                "float() of an active value, or a store of it into a plain array that cannot carry derivatives, would lose its "
-                "derivative; keep the value as it is, or allocate the array inside the differentiated function")
+            raise lost("float()")
         return self.value
 
     def __complex__(self):
         if self.width:
-            raise ActiveStoreError("complex() of an active value would lose its derivative; keep the value as it is")
+            raise lost("complex()")
         return complex(self.value)
 
     def __getitem__(self, key):

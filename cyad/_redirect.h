@@ -378,7 +378,7 @@ static PyObject *cyad_make_original(cyad_slot *s)
  * Types called: np.ndarray(shape), _array_converter(a, b)
  */
 
-#define CYAD_N_TYPE_SLOTS 8
+#define CYAD_N_TYPE_SLOTS 16
 
 typedef struct {
     PyTypeObject *type;
@@ -427,7 +427,7 @@ static PyObject *cyad_type_call(PyObject *type, PyObject *const *args, size_t na
 {
     cyad_type_slot *s = cyad_find_type(type);
     Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
-    if (CYAD_IS_OPEN(s, cyad_any_tracked(args, nargs + cyad_length(kwnames))))
+    if (CYAD_IS_OPEN(s, cyad_any_tracked(args, nargs + cyad_length(kwnames)) || cyad_any_list_tracked(args, nargs)))
         return cyad_handle(s->original, s->handler, NULL, NULL, args, nargs, kwnames);
     return cyad_type_plain(s, args, nargs, kwnames);
 }
@@ -466,6 +466,40 @@ static PyObject *cyad_ufunc_call(PyObject *ufunc, PyObject *const *args, size_t 
 
 static vectorcallfunc cyad_get_ufunc(PyObject *ufunc) { return ((PyUFuncObject *)ufunc)->vectorcall; }
 static void cyad_set_ufunc(PyObject *ufunc, vectorcallfunc f) { ((PyUFuncObject *)ufunc)->vectorcall = f; }
+
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * NumPy's dispatchers
+ */
+
+/* They look for __array_function__ on arguments and entries of lists that they know of: not on the numbers in a list that
+ * is an array itself. Like ufuncs they share one C function, behind a pointer of each whose place its type tells. */
+static vectorcallfunc cyad_dispatcher_original = NULL;
+static cyad_handler cyad_dispatcher_handler = NULL;
+
+static PyObject *cyad_dispatcher_call(PyObject *function, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    Py_ssize_t n = PyVectorcall_NARGS(nargsf) + cyad_length(kwnames);
+    if (CYAD_UNLIKELY(cyad_any_list_tracked(args, n)) && cyad_dispatcher_handler)
+        return cyad_dispatcher_handler(function, args, nargsf, kwnames ? kwnames : Py_None);
+    return cyad_dispatcher_original(function, args, nargsf, kwnames);
+}
+
+static vectorcallfunc *cyad_dispatcher_slot(PyObject *function)
+{
+    PyTypeObject *type = Py_TYPE(function);
+    if (!(type->tp_flags & Py_TPFLAGS_HAVE_VECTORCALL) || type->tp_vectorcall_offset <= 0)
+        return NULL;
+    return (vectorcallfunc *)((char *)function + type->tp_vectorcall_offset);
+}
+
+static vectorcallfunc cyad_get_dispatcher(PyObject *function)
+{
+    vectorcallfunc *slot = cyad_dispatcher_slot(function);
+    return slot ? *slot : NULL;
+}
+
+static void cyad_set_dispatcher(PyObject *function, vectorcallfunc f) { *cyad_dispatcher_slot(function) = f; }
 
 
 /* ---------------------------------------------------------------------------------------------------------------

@@ -11,4 +11,5 @@ cdef PyObject* swap_current(PyObject* context) noexcept nogil
 
 cdef object redirect_native(owner, str name, str gate, call_handler handler)
 cdef void register_ufunc_handler(call_handler handler) noexcept
+cdef void register_dispatcher_handler(call_handler handler) noexcept
 cdef object call_ufunc(ufunc, PyObject* const* args, size_t nargsf, kwnames)

@@ -10,7 +10,8 @@ call. Its function pointer is replaced by a *trampoline* of the same calling con
 
 Closed, the original gets the call as it came. Open, ``handler(original, *args, **kwargs)`` does; for a method the first
 of the arguments is the receiver; ``original`` always calls the original. Ufuncs have a pointer of their own in their
-public struct, types one too (``tp_vectorcall``); they are treated alike. What is redirected, and what the handlers do,
+public struct, types one too (``tp_vectorcall``), and so have NumPy's dispatchers (``np.mean``), whose type says where;
+they are treated alike. What is redirected, and what the handlers do,
 is not known here. docs/existing-code.md says what all of this can and cannot do.
 
 Rejected: swapping attributes (misses names imported before); adapting the globals of the function (misses methods and
@@ -71,6 +72,8 @@ cdef extern from "_redirect.h":
     cyad_type_slot* cyad_type_slots
     vectorcallfunc cyad_ufunc_original
     call_handler cyad_ufunc_handler
+    vectorcallfunc cyad_dispatcher_original
+    call_handler cyad_dispatcher_handler
     PyObject* cyad_after_import
 
     PyObject* cyad_current() noexcept nogil
@@ -86,6 +89,9 @@ cdef extern from "_redirect.h":
     PyObject* cyad_ufunc_call(PyObject*, PyObject* const*, size_t, PyObject*) except NULL
     vectorcallfunc cyad_get_ufunc(object ufunc) noexcept
     void cyad_set_ufunc(object ufunc, vectorcallfunc f) noexcept
+    PyObject* cyad_dispatcher_call(PyObject*, PyObject* const*, size_t, PyObject*) except NULL
+    vectorcallfunc cyad_get_dispatcher(object function) noexcept
+    void cyad_set_dispatcher(object function, vectorcallfunc f) noexcept
     vectorcallfunc cyad_get_type(object type) noexcept
     void cyad_set_type(object type, vectorcallfunc f) noexcept
     object cyad_self_of(object function)
@@ -105,6 +111,7 @@ class RedirectError(ADError, RuntimeError):
 cdef list _GATES = ["closed", "context", "types"]  # by the values of the C enum
 cdef tuple _types = ()
 cdef list _ufuncs = []
+cdef list _dispatchers = []
 cdef object _ufunc_callable = None
 cdef object _plain_import = None
 cdef object _shielded_import = None
@@ -393,6 +400,44 @@ def redirect_module_ufuncs(module):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# NumPy's dispatchers
+# ---------------------------------------------------------------------------------------------------------------------
+
+cdef void register_dispatcher_handler(call_handler handler) noexcept:
+    """What calls of redirected dispatchers with a list of registered types go to; NULL for nothing."""
+    global cyad_dispatcher_handler
+    cyad_dispatcher_handler = handler
+
+
+def redirect_dispatchers(functions):
+    """Give calls of these functions of NumPy's to the registered handler when a list among the arguments holds a value of a
+    registered type and a context is current: ``np.mean([x[0], x[1]])``.
+
+    Those that are redirected already stay so. Raises RedirectError, and changes nothing, for anything but
+    NumPy's dispatchers as NumPy left them.
+    """
+    global cyad_dispatcher_original
+    cdef vectorcallfunc common = cyad_get_dispatcher(np.sum)
+    if common == <vectorcallfunc>cyad_dispatcher_call:
+        common = cyad_dispatcher_original
+    _check_allowed()
+    new = []
+    for function in functions:
+        if type(function) is not type(np.sum) or common is NULL:
+            raise RedirectError(f"cannot redirect {function!r}: it is not one of NumPy's dispatchers")
+        if cyad_get_dispatcher(function) == <vectorcallfunc>cyad_dispatcher_call:
+            continue
+        if cyad_get_dispatcher(function) != common:
+            raise RedirectError(f"cannot redirect {function!r}: its call was changed by somebody else")
+        new.append(function)
+    cyad_dispatcher_original = common
+    for function in new:
+        if cyad_get_dispatcher(function) == common:  # the same one may come twice
+            _dispatchers.append(function)
+            cyad_set_dispatcher(function, <vectorcallfunc>cyad_dispatcher_call)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Imports
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -435,6 +480,7 @@ def installed():
             cls = <object>cyad_type_slots[i].type
             found.append((f"{cls.__module__}.{cls.__qualname__}()", _GATES[cyad_type_slots[i].gate]))
     found += [(f"ufunc {ufunc.__name__}", "types") for ufunc in _ufuncs]
+    found += [(f"dispatcher {function.__module__}.{function.__name__}", "context") for function in _dispatchers]
     if importlib._bootstrap._find_and_load is _shielded_import:
         found.append(("import", "context"))
     return found
@@ -445,7 +491,7 @@ def restore_all():
     cdef int c, i
     cdef cyad_slot* slot
     cdef cyad_type_slot* type_slot
-    functions, classes, ufuncs = [], [], list(_ufuncs)
+    functions, classes, ufuncs, dispatchers = [], [], list(_ufuncs), list(_dispatchers)
     for c in range(CYAD_N_CONVENTIONS):
         for i in range(CYAD_N_SLOTS):
             slot = &cyad_slots[c][i]
@@ -463,11 +509,15 @@ def restore_all():
     for ufunc in ufuncs:
         if cyad_get_ufunc(ufunc) == <vectorcallfunc>cyad_ufunc_call:
             cyad_set_ufunc(ufunc, cyad_ufunc_original)
+    for function in dispatchers:
+        if cyad_get_dispatcher(function) == <vectorcallfunc>cyad_dispatcher_call:
+            cyad_set_dispatcher(function, cyad_dispatcher_original)
     _ufuncs.clear()
+    _dispatchers.clear()
     shielded = importlib._bootstrap._find_and_load is _shielded_import
     if shielded:
         importlib._bootstrap._find_and_load = _plain_import
-    return functions, classes, ufuncs, shielded, _types, _ufunc_callable, <uintptr_t>cyad_ufunc_handler
+    return functions, classes, ufuncs, dispatchers, shielded, _types, _ufunc_callable, <uintptr_t>cyad_ufunc_handler
 
 
 def reinstall(tuple saved not None):
@@ -476,7 +526,7 @@ def reinstall(tuple saved not None):
     cdef cyad_slot* slot
     cdef int c, i
     cdef uintptr_t native
-    functions, classes, ufuncs, shielded, registered, _callable, ufunc_native = saved
+    functions, classes, ufuncs, dispatchers, shielded, registered, _callable, ufunc_native = saved
     restore_all()
     for c, i, gate, handler, native in functions:
         slot = &cyad_slots[c][i]
@@ -485,6 +535,7 @@ def reinstall(tuple saved not None):
         redirect_type(cls, name, handler)
     register_types(registered)
     redirect_ufuncs(ufuncs)
+    redirect_dispatchers(dispatchers)
     if shielded:
         shield_imports()
     native = ufunc_native

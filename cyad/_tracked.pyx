@@ -37,7 +37,7 @@ import types
 
 import numpy as np
 
-from cyad.errors import ActiveStoreError, ActivityError, ADError, EscapedValueError, MissingRuleError
+from cyad.errors import ActiveStoreError, ActivityError, ADError, EscapedValueError, MissingRuleError, lost, where
 from cyad.rules._kernels import rows_by_name
 from cyad.rules.custom import OVERRIDES as _OVERRIDES
 
@@ -884,6 +884,21 @@ def stack_nested(value, dtype):
     return out
 
 
+def objects_of(value):
+    """A tracked array as a plain one of objects, which are its numbers."""
+    cdef PyObject* old = swap_current(NULL)
+    try:
+        out = np.empty(np.shape(value), dtype=object)
+    finally:
+        swap_current(old)
+    if not out.ndim:
+        out[()] = value[()] if is_array(value) else value
+        return out
+    for index in np.ndindex(out.shape):
+        out[index] = value[index]
+    return out
+
+
 cdef int _store_nested(object out, object value) except -1:
     if is_tracked(value):
         out[...] = value
@@ -1094,13 +1109,12 @@ cdef class TrackedArray:
     def __float__(self):
         check_alive(self.ctx)
         if is_active_anywhere(self):
-            raise ActiveStoreError("float() of an active value, or a store of it into a plain array, would lose its "
-                                   "derivative; keep the value as it is, or allocate the array inside the differentiated function")
+            raise lost("float()")
         return float(plain_value(self))
 
     def __complex__(self):
         if is_active_anywhere(self):
-            raise ActiveStoreError("complex() of an active value would lose its derivative; keep the value as it is")
+            raise lost("complex()")
         return complex(plain_value(self))
 
     def __round__(self, ndigits=None):
@@ -1135,9 +1149,9 @@ cdef class TrackedArray:
         check_alive(self.ctx)
         if is_active_anywhere(self) or self.ctx.outer is not None or self.boxed:
             raise ActiveStoreError(
-                "an active array would become a plain array here (np.asarray, a store into a plain array, as_strided, a function of "
-                "compiled code) and lose its derivative; allocate the target inside the differentiated function, or give the "
-                "compiled function a rule (cyad.rules)")
+                f"an active array would become a plain array{where()} and lose its derivative: by a store into a plain array, "
+                "by what asks for its memory (as_strided, np.asarray in compiled code), or by a compiled function. Allocate the "
+                "target inside the differentiated function, or give the compiled function a rule (cyad.rules)")
         if copy or (dtype is not None and np.dtype(dtype) != self.arr.dtype):
             return plain_copy(self.arr, dtype or self.arr.dtype, "K")
         self.place.buf.exposed = True
@@ -1380,7 +1394,7 @@ cdef class TrackedArray:
             return cast_box(self, dtype)
         if dtype.kind not in "fc":
             if dtype.hasobject:
-                raise ActivityError("astype(object) of a tracked array: build np.array(list(x), dtype=object) instead")
+                return objects_of(self)
             # Whole numbers and truth values are steps: their derivative is zero.
             return plain_copy(self.arr, dtype, order)
         return copy_of(self, order, dtype)
@@ -1468,9 +1482,9 @@ cdef object copy_of(TrackedArray a, object order, object dtype):
 cdef object cast_box(TrackedArray a, object dtype):
     if dtype.kind not in "fc":
         return dtype.type(plain_value(a))
-    if dtype.kind == "c" or not np.iscomplexobj(plain_value(a)):
-        return a if a.dtype == dtype else a * dtype.type(1)
-    return np.real(a)
+    if dtype.kind == "f" and np.iscomplexobj(plain_value(a)):
+        return np.real(a).astype(dtype)
+    return a if a.dtype == dtype else _axisless(a).astype(dtype)[()]
 
 
 cdef object element(TrackedArray a, object key, object prim):
@@ -1514,17 +1528,34 @@ cdef object own_key(object key):
 
 
 class Flat:
-    """x.flat: the elements in C order; indexing reads copies and writes through."""
+    """x.flat: the elements in C order; indexing reads copies and writes through. Like NumPy's it is its own iterator."""
 
     def __init__(self, array):
         self.array = array
         self.base = array
+        self.index = 0
 
     def __len__(self):
         return self.array.size
 
     def __iter__(self):
-        return iter(self.array.reshape(-1))
+        return self
+
+    def __next__(self):
+        if self.index >= self.array.size:
+            raise StopIteration
+        element = self.array[self.coords]
+        self.index += 1
+        return element
+
+    @property
+    def coords(self):
+        """The index of the next element."""
+        rest, backwards = self.index, []
+        for n in self.array.shape[:0:-1]:
+            rest, k = divmod(rest, max(1, n))
+            backwards.append(k)
+        return (rest, *backwards[::-1]) if self.array.ndim else ()
 
     def _key(self, key):
         """The index of the array for one of the flat sequence; work in proportion to what is picked."""
@@ -1662,7 +1693,9 @@ cdef object _scalar_dtype(object value):
 def _scalar_astype(value, dtype, **kwargs):
     dtype = np.dtype(dtype)
     if dtype.kind in "fc":
-        return value if dtype == _scalar_dtype(value) else value * dtype.type(1)
+        return value if dtype == _scalar_dtype(value) else _axisless(value).astype(dtype)[()]
+    if dtype.hasobject:
+        return objects_of(value)
     return dtype.type(plain_value(value))
 
 

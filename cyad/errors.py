@@ -3,6 +3,8 @@
 None derives from AttributeError: ``hasattr`` and ``getattr`` with a default would swallow it, and a lost
 derivative would look like a missing attribute.
 """
+import linecache
+import sys
 
 
 class ADError(Exception):
@@ -31,3 +33,22 @@ class LockedArrayError(ADError, ValueError):
 
 class TapeError(ADError, RuntimeError):
     """A tape was used in a way that its state does not allow."""
+
+
+def lost(call):
+    """The error for a call that would turn an active value into a plain number, with the line that made it."""
+    return ActiveStoreError(
+        f"{call} of an active value, or a store of it into a plain array that cannot carry derivatives, would lose its "
+        f"derivative{where()}; keep the value as it is, or allocate the array inside the differentiated function")
+
+
+def where():
+    """` in smooth, line 12 (out[i] = x[i])`: the innermost line that is neither NumPy's nor ours; '' if none is."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("cyad", "numpy"):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    code = frame.f_code
+    line = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).strip()
+    return f" in {code.co_qualname}, line {frame.f_lineno}" + (f" ({line})" if line else "")
