@@ -55,9 +55,11 @@ import math
 import operator
 import os
 import zlib
+from types import FunctionType
 
 import numpy as np
 
+from cyad._arguments import release_state
 from cyad._repeats import may_repeat, overwritten
 from cyad.activity import Reverse
 from cyad.errors import ActiveStoreError, ActivityError, LockedArrayError, MissingRuleError, TapeError, lost
@@ -578,6 +580,8 @@ cdef class Tape(Recording):
             raise
         finally:
             swap_current(old)
+            if type(f) is not FunctionType:
+                release_state(self, f, self.outlives)
 
     cdef TrackedArray new_array(self):
         cdef AdjointArray out = AdjointArray.__new__(AdjointArray)

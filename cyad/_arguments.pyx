@@ -12,13 +12,13 @@ from cpython.ref cimport PyObject
 from cyad._redirect cimport current
 from cyad._shadow cimport Buffer, extent_of, view_of
 from cyad._tracked cimport (
-    Context, TrackedArray, buffer_over, context_of, ensure_lanes, is_array, is_tracked, lane_of, plain_value, primal_at,
+    Context, TrackedArray, buffer_over, context_of, ensure_lanes, is_array, is_tracked, lane_of, own_copy, plain_value, primal_at,
     wrap_new, wrap_over,
 )
 
 import numpy as np
 
-from cyad._structures import flatten
+from cyad._structures import flatten, release
 from cyad.activity import Active, Annotation, Input
 from cyad.errors import ActivityError
 
@@ -375,15 +375,39 @@ cdef object unwrap(Context ctx, object value):
     return value
 
 
+def release_state(Context ctx, f, bint copies):
+    """What the function left in the object that it belongs to, or in objects that it was given, is plain from now on.
+
+    `copies`: not the memory of a recording, which must not change.
+    """
+    def change(value):
+        if not is_tracked(value) or context_of(value) is not ctx:
+            return value
+        return plain_copy_of(ctx, value) if copies else unwrap(ctx, value)
+
+    release(f, change, set())
+
+
 def plain_result(value):
-    """A value of the current call as the caller may keep it; structures of any kind are copied."""
-    cdef PyObject* ctx = current()
-    if ctx is NULL:
+    """A value of the current call as the caller may keep it: what is tracked is copied, so are structures that hold any."""
+    cdef PyObject* pointer = current()
+    cdef Context ctx
+    if pointer is NULL:
         return value
-    if is_tracked(value):
-        return unwrap(<Context>ctx, value)
+    ctx = <Context>pointer
     leaves, rebuild = flatten(value)
-    return rebuild([unwrap(<Context>ctx, leaf) for leaf in leaves])
+    if not any([is_tracked(leaf) and context_of(leaf) is ctx for leaf in leaves]):
+        return value
+    return rebuild([plain_copy_of(ctx, leaf) for leaf in leaves])
+
+
+cdef object plain_copy_of(Context ctx, object leaf):
+    if not is_tracked(leaf) or context_of(leaf) is not ctx:
+        return leaf
+    plain = unwrap(ctx, leaf)
+    if type(plain) is ndarray:
+        return own_copy(plain)   # its method copy makes tracked arrays during a call
+    return plain.copy() if is_array(plain) and not (<TrackedArray>plain).boxed else plain
 
 
 def copy_shadows_back(list arguments):

@@ -7,6 +7,7 @@ back derivatives by leaf.
 import numpy as np
 
 from cyad._annotated import name_of
+from cyad._arguments import plain_result
 from cyad._structures import flatten, is_structure
 from cyad.activity import Active, Annotation, Const, check_number
 from cyad.errors import ActivityError
@@ -82,10 +83,20 @@ class Call:
         self.names.extend([name] * len(leaves))
 
     def _with_leaves(self, *leaves):
-        values = [val if at is None else leaves[at] if rebuild is None else rebuild(leaves[at:at + count])
-                  for val, at, count, rebuild in self._parts]
+        values, built = [], []
+        for val, at, count, rebuild in self._parts:
+            if rebuild is None:
+                values.append(val if at is None else leaves[at])
+            else:
+                value, made = rebuild.build(leaves[at:at + count])
+                values.append(value)
+                built.append((rebuild, made))
         n = len(values) - len(self._keys)
-        return self.f(*values[:n], **self._kwargs, **dict(zip(self._keys, values[n:], strict=True)))
+        try:
+            return self.f(*values[:n], **self._kwargs, **dict(zip(self._keys, values[n:], strict=True)))
+        finally:
+            for rebuild, made in built:
+                rebuild.settle(made, plain_result)
 
     def annotated(self, annotations):
         """(name, annotation) of what `run` takes, given those of the leaves."""

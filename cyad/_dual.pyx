@@ -40,10 +40,11 @@ from cyad.rules._kernels cimport (
 
 import math
 import operator
+from types import FunctionType
 
 import numpy as np
 
-from cyad._arguments import copy_shadows_back
+from cyad._arguments import copy_shadows_back, release_state
 from cyad._structures import flatten
 from cyad.activity import BatchDuplicated, Const, Duplicated
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError, lost
@@ -990,6 +991,8 @@ def run_forward(mode, f, returned, args, kwargs, list named, int width, bint bat
             result = f(*positional, **keywords)
         finally:
             swap_current(old)
+            if type(f) is not FunctionType:
+                release_state(ctx, f, False)
             # Also after an exception: the shadows then hold the tangents of the state that was reached.
             copy_shadows_back(arguments)
         if returned is None:
@@ -1020,6 +1023,13 @@ cdef object tangents(ForwardContext ctx, object value, int lane):
     return 0.0 if isinstance(value, (int, float, complex, np.number)) else None
 
 
+def tangents_of(value):
+    """The derivatives, one for each lane, of a value of the current call, in its structure; what is inactive stays."""
+    cdef ForwardContext ctx = <ForwardContext?><object>current()
+    leaves, rebuild = flatten(value)
+    return [rebuild([tangents(ctx, leaf, lane) for leaf in leaves]) for lane in range(ctx.width)]
+
+
 cdef object primals(ForwardContext ctx, object value):
     out = unwrap(ctx, value)
     return float(out) if type(out) is np.float64 else out
@@ -1048,6 +1058,8 @@ def push_lanes(call, list blocks, int width, bint strong=False):
             result = f(*values)
         finally:
             swap_current(old)
+            if type(f) is not FunctionType:
+                release_state(ctx, f, False)
         if is_tracked(result):
             return primals(ctx, result), None, [primals(ctx, result)], [block_of(ctx, result)]
         parts, rebuild = flatten(result)

@@ -14,6 +14,7 @@ leaves by a second walk over the structure: it meets a number twice where refere
 """
 import collections
 import copy
+import dataclasses
 import functools
 import types
 
@@ -21,6 +22,9 @@ import numpy as np
 
 _OPAQUE = (str, bytes, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType,
            functools.partial, np.dtype, np.random.Generator, np.ufunc)
+
+
+_CONTAINERS = (tuple, list, dict, collections.deque)
 
 
 def inactive_type(cls):
@@ -55,11 +59,15 @@ def is_leaf(value):
 
 def is_structure(value):
     """Whether a value may hold leaves without being one."""
-    if is_leaf(value) or isinstance(value, (np.ndarray, np.generic, bool, int, *_OPAQUE)) or value is None:
+    if is_leaf(value) or isinstance(value, (np.ndarray, np.generic, bool, int, Rebuild, *_OPAQUE)) or value is None:
         return False
     if isinstance(value, tuple):
         return not hasattr(value, "n_sequence_fields")   # time.struct_time and its like are records of the system
     return isinstance(value, (list, dict, collections.deque)) or hasattr(value, "__dict__") or bool(_slots(type(value)))
+
+
+def is_frozen(value):
+    return dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen
 
 
 @functools.cache
@@ -105,16 +113,160 @@ class Constant:
 
 def flatten(structure):
     """``(leaves, rebuild)``: the leaves in order of appearance, and ``rebuild(leaves)`` for other ones."""
-    leaves, tree = parse(structure)
+    leaves, tree, nodes = parse(structure)
+    return leaves, Rebuild(leaves, tree, nodes)
 
-    def rebuild(values):
-        return _build(tree, list(values), {})
 
-    return leaves, rebuild
+class Rebuild:
+    """Puts a structure together from other leaves; for the time of a call, whose assignments `settle` carries over."""
+
+    __slots__ = ("leaves", "nodes", "tree")
+
+    def __init__(self, leaves, tree, nodes):
+        self.leaves, self.tree, self.nodes = leaves, tree, nodes
+
+    def __call__(self, values):
+        return _build(self.tree, list(values), {})
+
+    def build(self, values):
+        """The structure, and what it was made of: (values, containers by their node)."""
+        made = {}
+        return _build(self.tree, list(values), made), (values, made)
+
+    def changes(self, made):
+        """What was assigned since: (node, whether an attribute, key, part or None, value) for each place.
+
+        Containers of other lengths are not told entry by entry.
+        """
+        values, containers = made
+        for node in self.nodes:
+            out = containers.get(id(node))
+            if out is None or isinstance(out, tuple):
+                continue
+            for now, places, is_attribute in ((_items(out), node.items, False),
+                                              (attributes_of(out), node.attributes, True)):
+                before = dict(places)
+                for key, value in now:
+                    part = before.get(key)
+                    if part is None or value is not _part_of(part, values, containers):
+                        yield node, is_attribute, key, part, value
+
+    def uses(self, leaf):
+        """In how many places a leaf stands."""
+        return sum(part is leaf for node in self.nodes for _, part in (*node.items, *node.attributes))
+
+    def holder_of(self, index):
+        """Where a leaf can be replaced, (holder, whether by attribute, key); None in tuples and frozen dataclasses."""
+        for node in self.nodes:
+            for places, is_attribute in ((node.items, False), (node.attributes, True)):
+                for key, part in places:
+                    if isinstance(part, Leaf) and part.index == index:
+                        fixed = isinstance(node.value, tuple) and not is_attribute or is_frozen(node.value)
+                        return None if fixed else (node.value, is_attribute, key)
+        return None
+
+    def assign(self, index, value):
+        """Replaces a leaf in the original."""
+        holder, is_attribute, key = self.holder_of(index)
+        if is_attribute:
+            setattr(holder, key, value)
+        else:
+            holder[key] = value
+
+    def settle(self, made, plain):
+        """Carries over to the original what was assigned to attributes and entries of the structure made of it.
+
+        ``plain`` makes of a leaf what the caller may have.
+        """
+        values, containers = made
+        back = {id(value): leaf for value, leaf in zip(values, self.leaves, strict=True)}
+        back.update((id(containers[id(node)]), node.value) for node in self.nodes if id(node) in containers)
+        known = {}
+
+        def original(value):
+            if id(value) in back:
+                return back[id(value)]
+            if id(value) not in known:   # the value is kept with it, for its id to stay its own
+                if is_leaf(value):
+                    known[id(value)] = value, plain(value)
+                elif is_structure(value):
+                    leaves, rebuild = flatten(value)
+                    known[id(value)] = value, rebuild([original(leaf) for leaf in leaves])
+                else:
+                    return value
+            return known[id(value)][1]
+
+        for node in self.nodes:
+            out, value = containers.get(id(node)), node.value
+            if out is None or isinstance(out, tuple):
+                continue
+            items, before = list(_items(out)), [(key, _part_of(p, values, containers)) for key, p in node.items]
+            if len(items) != len(before) or any(k != j or v is not u
+                                                for (k, v), (j, u) in zip(items, before, strict=True)):
+                if isinstance(value, dict):
+                    items = {key: original(v) for key, v in items}
+                    value.clear()
+                    value.update(items)
+                else:
+                    items = [original(v) for _, v in items]
+                    value.clear()
+                    value.extend(items)
+            now, places = dict(attributes_of(out)), dict(node.attributes)
+            for key, v in now.items():
+                if key not in places or v is not _part_of(places[key], values, containers):
+                    object.__setattr__(value, key, original(v))
+            for key in places:
+                if key not in now and key in dict(attributes_of(value)):   # not gone in an earlier run
+                    object.__delattr__(value, key)
+
+
+def _items(value):
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, _CONTAINERS) else ()
+
+
+def _part_of(part, values, containers):
+    """What `_build` put in the place of a part."""
+    if isinstance(part, Leaf):
+        return values[part.index]
+    return part.value if isinstance(part, Constant) else containers.get(id(part), part.value)
+
+
+SEARCHED = 1000   # entries of a container in which `release` looks for tracked values
+
+
+def release(value, change, seen):
+    """`value` with ``change(v)`` for every tracked v in its attributes and entries, replaced in place.
+
+    ``change`` gives back what is not tracked. Containers of more than SEARCHED entries are left alone: whoever calls a
+    method of an object with its data in lists should not pay for them in each call.
+    """
+    changed = change(value)
+    if changed is not value:
+        return changed
+    if isinstance(value, types.MethodType):
+        release(value.__self__, change, seen)
+        return value
+    if not is_structure(value) or id(value) in seen:
+        return value
+    seen.add(id(value))
+    items = list(_items(value)) if isinstance(value, _CONTAINERS) and len(value) <= SEARCHED else []
+    new = [(key, v, release(v, change, seen)) for key, v in items]
+    if isinstance(value, tuple) and any(v is not u for _, u, v in new):
+        return tuple.__new__(type(value), [v for _, _, v in new])
+    for key, old, v in () if isinstance(value, tuple) else new:
+        if v is not old:
+            value[key] = v
+    for key, old in attributes_of(value):
+        v = release(old, change, seen)
+        if v is not old:
+            object.__setattr__(value, key, v)
+    return value
 
 
 def parse(structure):
-    """``(leaves, tree)``: the leaves, and where they stand."""
+    """``(leaves, tree, nodes)``: the leaves, where they stand, and all containers and objects of the tree."""
     leaves, nodes = [], {}
     tree = _read(structure, leaves, {}, nodes)
     marked = [node for node in nodes.values() if node.leads_to_leaf]
@@ -123,7 +275,7 @@ def parse(structure):
             if not parent.leads_to_leaf:
                 parent.leads_to_leaf = True
                 marked.append(parent)
-    return leaves, tree
+    return leaves, tree, list(nodes.values())
 
 
 def attributes_of(value):
@@ -147,11 +299,7 @@ def _read(value, leaves, arrays, nodes):
     if id(value) in nodes:
         return nodes[id(value)]
     node = nodes[id(value)] = Node(value)
-    if isinstance(value, dict):
-        items = list(value.items())
-    else:
-        items = list(enumerate(value)) if isinstance(value, (tuple, list, collections.deque)) else []
-    for own, found in ((node.items, items), (node.attributes, attributes_of(value))):
+    for own, found in ((node.items, list(_items(value))), (node.attributes, attributes_of(value))):
         for key, child in found:
             part = _read(child, leaves, arrays, nodes)
             own.append((key, part))

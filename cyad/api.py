@@ -4,17 +4,18 @@
 call; forward mode applies its derivative to shadows, reverse mode the transpose. `gradient` and the rest are made of
 it.
 """
+import types
 from typing import NamedTuple
 
 import numpy as np
 
-from cyad._annotated import LeafCall, annotate, is_structured, width_of
+from cyad._annotated import LeafCall, annotate, is_structured, name_of, width_of
 from cyad._calls import Call
 from cyad._creation import catch_libraries
 from cyad._dual import run_forward
 from cyad._primitive import outermost
 from cyad._reverse import plain_gradient, run_reverse
-from cyad._structures import is_leaf
+from cyad._structures import is_leaf, is_structure
 from cyad._sweeps import TRACKED, as_number, check_outs, columns
 from cyad.activity import (
     Active,
@@ -49,8 +50,33 @@ def _split_return(args):
 def _of_leaves(mode, f, returned, args, kwargs):
     """`autodiff` where an argument is a structure: of the function of its leaves."""
     call = LeafCall(mode, f, args)
-    out = autodiff(mode, call.f, *([] if returned is None else [returned]), *call.flat, **kwargs)
+    try:
+        out = autodiff(mode, call.f, *([] if returned is None else [returned]), *call.flat, **kwargs)
+    finally:
+        call.settle()
     return out if mode.forward else (call.entries(out[0]), *out[1:])
+
+
+def _of_state(mode, f, args, kwargs):
+    """`autodiff` of an object that is called, or of a method of one, by the numbers and arrays in it as well."""
+    method = f.val
+    bound = isinstance(method, types.MethodType)
+    if not callable(method):
+        raise ActivityError(f"autodiff needs a function to differentiate, not {type(method).__name__}")
+    owner = method.__self__ if bound else method
+    if not is_structure(owner):
+        raise ActivityError(f"{type(f).__name__} of {name_of(method)}, which holds no numbers and arrays; pass the "
+                            "function itself")
+
+    def of_owner(owner, *args, **kwargs):
+        return method.__func__(owner, *args, **kwargs) if bound else owner(*args, **kwargs)
+
+    of_owner.__qualname__ = name_of(method)
+    shadows = [d.__self__ if isinstance(d, types.MethodType) else d for d in (f.dval if f.batched else (f.dval,))]
+    returned, args = _split_return(args)
+    state = type(f)(owner, shadows if f.batched else shadows[0])
+    out = autodiff(mode, of_owner, *([] if returned is None else [returned]), state, *args, **kwargs)
+    return out if mode.forward else (out[0][1:], *out[1:])
 
 
 def autodiff(mode, f, *args, **kwargs):
@@ -91,6 +117,8 @@ def autodiff(mode, f, *args, **kwargs):
         raise ActivityError(f"the first argument of autodiff is a mode (Forward, Reverse, ...), not {mode!r}")
     if mode.is_split:
         raise ActivityError("a split mode needs autodiff_thunk, which returns both halves")
+    if isinstance(f, Annotation) and hasattr(f, "dval"):
+        return _of_state(mode, f, args, kwargs)
     returned, args = _split_return(args)
     if isinstance(f, Const):
         f = f.val

@@ -135,7 +135,10 @@ class _Thunk:
         named = annotate(self.f, call.flat, kwargs)
         width_of(named)
         catch_libraries()
-        pullback = Pullback(call.f, call.flat, kwargs, named, self.mode.strong_zero)
+        try:
+            pullback = Pullback(call.f, call.flat, kwargs, named, self.mode.strong_zero)
+        finally:
+            call.settle()
         returned = self.returned or self.kind_of_return(pullback)
         self.check_return(pullback, returned)
         return_value = pullback.primal if self.mode.primal else None

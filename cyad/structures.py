@@ -6,11 +6,9 @@ functions) is left as it is.
 
 Thread safety: nothing is kept between calls; `set_zero` writes into what it is given.
 """
-import dataclasses
-
 import numpy as np
 
-from cyad._structures import Leaf, Node, flatten, parse
+from cyad._structures import Leaf, Node, flatten, is_frozen, parse
 from cyad.errors import ActivityError
 
 
@@ -48,7 +46,7 @@ def set_zero(x):
     >>> shadow
     {'w': array([0., 0.]), 'scale': 0.0}
     """
-    leaves, tree = parse(x)
+    leaves, tree, _ = parse(x)
     if isinstance(tree, Leaf) and not isinstance(x, np.ndarray):
         raise ActivityError("set_zero writes in place, which a number does not allow; use make_zero")
     for leaf in leaves:
@@ -71,7 +69,7 @@ def _numbers(part, leaves, seen):
         return
     seen.add(id(part))
     holder = part.value
-    frozen = dataclasses.is_dataclass(holder) and type(holder).__dataclass_params__.frozen
+    frozen = is_frozen(holder)
     for places, is_attribute in ((part.items, False), (part.attributes, True)):
         for key, child in places:
             if not isinstance(child, Leaf):

@@ -172,17 +172,27 @@ def test_what_is_inactive_stays_what_it_is():
     assert_array_equal(g["w"], np.ones((2, 2)))
 
 
-def test_assignments_to_a_structure_stay_inside():
+@BOTH
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_assignments_to_a_structure_are_those_of_a_plain_call(mode, chunk):
     p = Layer(W, 0.5)
+    p.parts, p.gone = {"list": [1.0, 2.0], "n": 1}, "x"
 
     def f(p):
         p.w = p.w * 2.0
         p.extra = p.w[0, 0]
         p.b = None
+        p.me = p
+        p.parts["list"].append(p.w[1])
+        p.parts["n"] += 1
+        del p.gone
         return np.sum(p.w)
 
-    (g,) = gradient(Reverse, f, p)
-    assert p.w is W and p.b == 0.5 and not hasattr(p, "extra")
+    (g,) = gradient(mode, f, p, chunk=chunk)
+    assert type(p.w) is np.ndarray and p.b is None and p.me is p and p.extra == 2.0 and isinstance(p.extra, float)
+    assert_array_equal(p.w, 2 * W)
+    assert type(p.parts["list"][2]) is np.ndarray and p.parts["list"][:2] == [1.0, 2.0] and p.parts["n"] == 2
+    assert not hasattr(p, "gone")
     assert_array_equal(g.w, np.full((2, 2), 2.0))
     assert g.b == 0.0
 
