@@ -35,6 +35,7 @@ from cyad.errors import (
     MissingRuleError,
     TapeError,
 )
+from cyad.operators import hessian_operator, jacobian_operator
 from cyad.rules.imported import (
     NoTangent,
     ProjectTo,
@@ -67,8 +68,8 @@ __all__ = [
     "EscapedValueError", "Forward", "ForwardWithPrimal", "LockedArrayError", "MissingRuleError", "MixedDuplicated",
     "Mode", "NoTangent", "ProjectTo", "Ref", "Reverse", "ReverseHolomorphic", "ReverseHolomorphicWithPrimal",
     "ReverseSplitNoPrimal", "ReverseSplitWithPrimal", "ReverseWithPrimal", "SplitTape", "Tape", "TapeError",
-    "ZeroTangent", "autodiff", "autodiff_thunk", "chunked_onehot", "derivative", "frule", "grad", "gradient",
-    "hessian", "hvp", "hvp_and_gradient", "ignore_derivatives", "import_frule", "import_rrule", "inactive", "jacfwd",
-    "jacobian", "jacrev", "jvp", "linearize", "make_zero", "onehot", "primitive", "ravel", "rrule", "rules",
-    "second_derivative", "set_zero", "thunk", "unthunk", "value_and_grad", "vjp",
+    "ZeroTangent", "autodiff", "autodiff_thunk", "chunked_onehot", "derivative", "frule", "grad", "gradient", "hessian",
+    "hessian_operator", "hvp", "hvp_and_gradient", "ignore_derivatives", "import_frule", "import_rrule", "inactive",
+    "jacfwd", "jacobian", "jacobian_operator", "jacrev", "jvp", "linearize", "make_zero", "onehot", "primitive",
+    "ravel", "rrule", "rules", "second_derivative", "set_zero", "thunk", "unthunk", "value_and_grad", "vjp",
 ]

@@ -189,6 +189,8 @@ def parabola(t: float) -> float:
 assert_type(cyad.derivative(parabola)(2.0), float)
 assert_type(cyad.derivative(parabola, 2.0), float)
 assert_type(cyad.second_derivative(parabola, 2.0), float)
+product: Array = cyad.jacobian_operator(forces, x) @ x
+product = cyad.hessian_operator(energy, x) @ x
 
 # ---- structures
 

@@ -1,0 +1,6 @@
+"""Types of the operators; SciPy has none of its own, so that a LinearOperator is Any."""
+from collections.abc import Callable
+from typing import Any
+
+def jacobian_operator(f: Callable[..., Any], x: Any, /, *args: Any, **kwargs: Any) -> Any: ...
+def hessian_operator(f: Callable[..., Any], x: Any, /, *args: Any, **kwargs: Any) -> Any: ...
