@@ -290,8 +290,15 @@ cdef object _ufunc_method(object ufunc, object method, tuple inputs, dict kwargs
     """reduce, accumulate, reduceat, outer."""
     cdef Row row = lookup(ufunc)
     cdef int lead = 2 if method == "reduceat" else 1
+    cdef object own
     if method == "outer":
         return _outer(ufunc, *inputs, **kwargs)
+    if method == "reduce" and len(inputs) == 1 and is_array(inputs[0]):
+        own = _REDUCES.get(ufunc)
+        if own is not None and registry.lookup((ufunc, method)) is own[0]:
+            fast = fast_reduction(own[1], own[2], (inputs[0],), kwargs if "axis" in kwargs else {**kwargs, "axis": 0})
+            if fast is not None:
+                return fast
     kwargs = dict(kwargs)
     if "array" in kwargs:
         inputs = (kwargs.pop("array"), *inputs)
@@ -486,6 +493,12 @@ cdef dict _REDUCTIONS = {   # function -> its rule, and the reduction that NumPy
     np.sum: (registry.lookup(np.sum), None), np.mean: (registry.lookup(np.mean), None),
     np.max: (registry.lookup(np.max), np.maximum.reduce), np.amax: (registry.lookup(np.amax), np.maximum.reduce),
     np.min: (registry.lookup(np.min), np.minimum.reduce), np.amin: (registry.lookup(np.amin), np.minimum.reduce),
+}
+
+cdef dict _REDUCES = {   # ufunc -> the rule of its reduction, the function that does the same, and as above
+    np.add: (registry.lookup((np.add, "reduce")), np.sum, None),
+    np.maximum: (registry.lookup((np.maximum, "reduce")), np.max, np.maximum.reduce),
+    np.minimum: (registry.lookup((np.minimum, "reduce")), np.min, np.minimum.reduce),
 }
 
 
