@@ -40,7 +40,7 @@ class Call:
             f = f.val
         if not callable(f):
             raise ActivityError(f"{who} needs a function to differentiate, not {type(f).__name__}")
-        self.f = self.acts_for = f
+        self.f = f
         self.leaves, self.names, self.fixed, self.fixed_names = [], [], [], []
         self.__name__ = self.__qualname__ = name_of(f)
         self._parts, self._keys = [], []
@@ -57,6 +57,9 @@ class Call:
         self._parts = [(val, len(self.leaves) + ~at if at is not None and at < 0 else at, count, rebuild)
                        for val, at, count, rebuild in self._parts]
         self._bare = not kwargs and self.only_leaves
+        given = [val for val, *_ in self._parts if is_structure(val)]
+        given.extend(a for a in self._kwargs.values() if is_structure(a))
+        self.acts_for = (f, *given) if given else f
         self.run = f if self._bare else self._with_leaves
 
     def _add(self, name, a):
