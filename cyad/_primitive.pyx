@@ -26,7 +26,7 @@ from cyad._rulecall import THROUGH as _THROUGH
 from cyad._structures import is_structure
 from cyad.activity import Const
 from cyad.rules.custom import OVERRIDES as _OVERRIDES
-from cyad.rules.custom import RuleSet, described, wrap_like
+from cyad.rules.custom import RuleSet, described, register_primitive, wrap_like
 
 import_array()
 
@@ -190,6 +190,13 @@ def primitive(f):
     return wrap_like(out, f)
 
 
+def primitive_of(f, public):
+    """A primitive of `f` that rules know as `public`, whose calls it gets."""
+    cdef Primitive out = primitive(f)
+    out.constant = annotation(Const, public, None)
+    return out
+
+
 class Outermost:
     """What `autodiff` was given, where that has rules: they are told whether anybody looks at the value."""
 
@@ -218,3 +225,4 @@ def outermost(f, mode, returned):
 
 
 register_custom(overridden)
+register_primitive(primitive_of)

@@ -277,7 +277,7 @@ cdef bint writable(Part leaf) noexcept:
 
 
 cdef object copy_of(object array):
-    """A copy at the level of the array itself: `copy` of a plain array makes a tracked one inside a differentiated call."""
+    """A copy at the level of the array: inside a differentiated call, `copy` of a plain array makes a tracked one."""
     return array.copy() if is_array(array) else own_copy(<ndarray>array)
 
 

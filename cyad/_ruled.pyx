@@ -663,8 +663,8 @@ cdef class Ruled(Node):
         for mine, lane in zip(own, lanes):
             targets, sources = flatten(mine)[0], flatten(lane)[0]
             if len(targets) != len(sources) or any([np.shape(t) != np.shape(s) for t, s in zip(targets, sources)]):
-                self.call.wrong(self.rule, "got a shadow from augmented_primal that has not the structure and shapes of "
-                                           "the result")
+                self.call.wrong(self.rule, "got a shadow from augmented_primal that has not the structure and "
+                                           "shapes of the result")
             for i, (target, source) in enumerate(zip(targets, sources)):
                 if isinstance(target, np.ndarray) and plain_value(target).flags.writeable:
                     target[...] = source
@@ -687,8 +687,8 @@ cdef class Ruled(Node):
             if self.taken[i] is not Active:
                 if entry is not None:
                     call.wrong(self.rule, f"returned {kind_of(entry)} for argument {i + 1}, which is "
-                                          f"{self.taken[i].__name__}: add its derivative to its shadow, and return None "
-                                          "in its place")
+                                          f"{self.taken[i].__name__}: add its derivative to its shadow, and return "
+                                          "None in its place")
                 continue
             if entry is None:
                 call.wrong(self.rule, f"returned None for argument {i + 1}, which is Active: return its derivative")

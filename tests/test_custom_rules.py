@@ -1,14 +1,17 @@
-"""Custom rules beyond their specification: memory, views, batches, nesting, structures, NumPy's own functions, bad rules.
+"""Custom rules beyond their specification: memory, views, batches, nesting, structures, NumPy's functions, bad rules.
 
-Derivatives are compared with those of the same code without rules, or with finite differences; rules that are deliberately off
-by a factor show which path a call took.
+Derivatives are compared with those of the same code without rules, or with finite differences; rules that are
+deliberately off by a factor show which path a call took.
 """
 import gc
+import inspect
 import sys
+import threading
 import weakref
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.special
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -522,7 +525,8 @@ def test_rules_of_ufuncs_win_everywhere(mode):
 
 
 @pytest.mark.parametrize("function, call", [
-    (np.sum, lambda x: np.sum(x)), (np.sum, lambda x: x.sum()), (np.mean, lambda x: x.mean()), (np.dot, lambda x: np.dot(x, np.ones(2))),
+    (np.sum, lambda x: np.sum(x)), (np.sum, lambda x: x.sum()), (np.mean, lambda x: x.mean()),
+    (np.dot, lambda x: np.dot(x, np.ones(2))),
     (np.matmul, lambda x: x @ np.ones(2)), (np.linalg.norm, np.linalg.norm), (np.max, lambda x: x.max()),
     (np.copy, lambda x: np.copy(x)[0]), (scipy.special.erf, lambda x: np.sum(scipy.special.erf(x)))])
 @pytest.mark.parametrize("mode", [Forward, Reverse])
@@ -560,8 +564,56 @@ def test_functions_without_a_rule_of_cyads_get_one():
             assert_allclose(gradient(mode, lambda x: scipy.special.ellipk(x), 0.3)[0], want, rtol=1e-8)
 
 
+def test_python_functions_of_scipy_are_visible_while_they_have_rules():
+    from scipy.linalg import expm, solve_triangular
+    from scipy.special import logsumexp
+
+    code, signature = logsumexp.__code__, inspect.signature(logsumexp)
+    x = np.array([0.5, -1.0, 2.0])
+    for _ in range(2):
+        with rules.scope():
+            rules.easy_rule(logsumexp)(lambda out, x: ((10.0 * np.exp(x - out),),))
+            for mode in (Forward, Reverse):
+                assert_allclose(gradient(mode, lambda x: logsumexp(x), x)[0], 10 * np.exp(x) / np.exp(x).sum())
+            assert_allclose(logsumexp(x, axis=0), np.log(np.exp(x).sum()))
+            assert inspect.signature(logsumexp) == signature
+            assert rules.has_rule(logsumexp, Reverse)
+
+            @rules.augmented_primal(solve_triangular)
+            def augmented(config, func, RT, a: Const | Duplicated, b: Duplicated, **kwargs):
+                assert func.val is solve_triangular
+                return AugmentedReturn(func.val(a.val, b.val, **{k: v.val for k, v in kwargs.items()}))
+
+            @rules.reverse(solve_triangular)
+            def reverse(config, func, dret, tape, a: Const | Duplicated, b: Duplicated, **kwargs):
+                w = func.val(a.val.T, dret.dval, lower=not kwargs["lower"].val)
+                b.dval += w
+                if isinstance(a, Duplicated):
+                    a.dval -= np.outer(w, dret.val) * np.tri(*a.val.shape)
+                return (None,) * (2 + len(kwargs))
+
+            check_reverse(lambda a, b: np.sum(solve_triangular(a, b, lower=True) ** 2), Active,
+                          (np.array([[2.0, 0.0], [1.0, 3.0]]), Duplicated), (np.array([1.0, 2.0]), Duplicated))
+        assert logsumexp.__code__ is code and inspect.signature(logsumexp) == signature
+        assert not rules.has_rule(logsumexp, Reverse)
+    assert_allclose(gradient(Reverse, lambda x: logsumexp(x), x)[0], np.exp(x) / np.exp(x).sum())
+    with rules.scope():     # a function with free variables
+        def made():
+            shift = 1.0
+
+            def f(x):
+                return x * x + shift
+            return f
+        f = made()
+        f.__module__ = "scipy.anything"
+        rules.easy_rule(f)(lambda out, x: ((out,),))
+        assert gradient(Reverse, lambda x: f(x), 2.0) == (5.0,)
+    assert gradient(Reverse, lambda x: f(x), 2.0) == (4.0,)
+    assert expm(np.zeros((1, 1)))[0, 0] == 1.0
+
+
 def test_invisible_functions_are_refused():
-    for f in (len, scipy.special.erf_zeros, lambda x: x):
+    for f in (len, scipy.linalg.lapack.dgesv, lambda x: x):
         with pytest.raises(TypeError, match="cyad.primitive"):
             rules.forward(f)
     with pytest.raises(TypeError, match="belongs to a function"):
@@ -606,10 +658,17 @@ def test_methods_take_self_as_an_argument():
         return Own(w).apply(x) * 2.0
 
     for mode in (Forward, Reverse):
-        dw, dx = gradient(mode, f, np.array([1.0, 2.0]), np.array([3.0, 4.0]), **({"chunk": 1} if mode is Forward else {}))
+        dw, dx = gradient(mode, f, np.array([1.0, 2.0]), np.array([3.0, 4.0]))
         assert_allclose(dw, [60.0, 80.0])
         assert_allclose(dx, [2.0, 4.0])
     assert Own(np.ones(2)).apply(np.ones(2)) == 2.0
+
+
+def test_a_bound_method_has_the_rules_of_its_method():
+    with rules.scope():
+        rules.easy_rule(Model(np.ones(2)).apply)(lambda out, self, x: ((Constant, 10.0 * self.w),))
+        assert rules.has_rule(Model.apply, Reverse)
+        assert_allclose(gradient(Reverse, lambda x: Model(np.array([1.0, 3.0])).apply(x), np.ones(2))[0], [10.0, 30.0])
 
 
 @pytest.mark.parametrize("of", [lambda model: model, lambda model: model.__call__])
@@ -833,8 +892,10 @@ def test_easy_rules_survive_writes_into_what_they_returned():
 
 
 @pytest.mark.parametrize("partials, what", [
-    (lambda out, x: (2 * x,), "a tuple of partial derivatives for each result"), (lambda out, x: ((1.0, 2.0),), "2 partial derivatives for 1"),
-    (lambda out, x: ((2.0,),), r"not an array of shape \(2,\)"), (lambda out, x: ((np.ones((2, 2)),),), r"shape \(2, 2\)"),
+    (lambda out, x: (2 * x,), "a tuple of partial derivatives for each result"),
+    (lambda out, x: ((1.0, 2.0),), "2 partial derivatives for 1"),
+    (lambda out, x: ((2.0,),), r"not an array of shape \(2,\)"),
+    (lambda out, x: ((np.ones((2, 2)),),), r"shape \(2, 2\)"),
     (lambda out, x: None, "None"), (lambda out, x: (("a",),), "a str")])
 def test_bad_partials(partials, what):
     f = ruled(lambda x: np.sum(x * x), easy=partials)
@@ -846,9 +907,12 @@ def test_bad_partials(partials, what):
 # ---- bad rules ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("forward, what", [
-    (lambda config, func, RT, x: 1.0, r"Duplicated\(primal, shadow\) was due"), (lambda config, func, RT, x: Active(1.0), "Active where Duplicated"),
-    (lambda config, func, RT, x: Duplicated(1.0, "a"), "shadow of a number"), (lambda config, func, RT, x: Duplicated((1.0, 2.0), (1.0,)), "shadow of 1"),
-    (lambda config, func, RT, x: BatchDuplicated(1.0, (1.0,)), "BatchDuplicated where"), (lambda config, func, RT, x: setattr(x, "dval", 2.0), "assigned dval of argument 1"),
+    (lambda config, func, RT, x: 1.0, r"Duplicated\(primal, shadow\) was due"),
+    (lambda config, func, RT, x: Active(1.0), "Active where Duplicated"),
+    (lambda config, func, RT, x: Duplicated(1.0, "a"), "shadow of a number"),
+    (lambda config, func, RT, x: Duplicated((1.0, 2.0), (1.0,)), "shadow of 1"),
+    (lambda config, func, RT, x: BatchDuplicated(1.0, (1.0,)), "BatchDuplicated where"),
+    (lambda config, func, RT, x: setattr(x, "dval", 2.0), "assigned dval of argument 1"),
     (lambda config, func, RT, x: setattr(x, "val", 2.0), "assigned val")])
 def test_bad_forward_rules(forward, what):
     f = ruled(lambda x: x, forward)
@@ -858,10 +922,12 @@ def test_bad_forward_rules(forward, what):
 
 
 @pytest.mark.parametrize("returned, what", [
-    (None, "one entry for each of the 2"), ((1.0,), "a tuple of 1"), ((None, 1.0), "None for argument 1"), ((1.0, 1.0), "argument 2, which is Duplicated"),
+    (None, "one entry for each of the 2"), ((1.0,), "a tuple of 1"), ((None, 1.0), "None for argument 1"),
+    ((1.0, 1.0), "argument 2, which is Duplicated"),
     ((np.ones(2), None), "a number"), (("a", None), "a str"), ([1.0, None], "a list")])
 def test_bad_reverse_rules(returned, what):
-    f = ruled(lambda x, y: x, augmented=lambda config, func, RT, x, y: AugmentedReturn(x.val), reverse=lambda config, func, dret, tape, x, y: returned)
+    f = ruled(lambda x, y: x, augmented=lambda config, func, RT, x, y: AugmentedReturn(x.val),
+              reverse=lambda config, func, dret, tape, x, y: returned)
     with pytest.raises(cyad.ActivityError, match=what):
         autodiff(Reverse, lambda x, y: f(x, y) * 1.0, Active, Active(1.0), Duplicated(np.ones(2), np.zeros(2)))
 
@@ -889,7 +955,8 @@ def test_bad_augmented_rules():
 def test_captured_active_values_are_noticed():
     def g(x):
         f = ruled(lambda y: y, augmented=lambda config, func, RT, y: AugmentedReturn(y.val * x),
-                  reverse=lambda config, func, dret, tape, y: (x.val,), forward=lambda config, func, RT, y: Duplicated(y.val * x, 1.0))
+                  reverse=lambda config, func, dret, tape, y: (x.val,),
+                  forward=lambda config, func, RT, y: Duplicated(y.val * x, 1.0))
         return f(x)
 
     for mode in (Forward, Reverse):
@@ -967,6 +1034,76 @@ def test_inactive_types_are_left_alone():
     assert gradient(Reverse, lambda x: f(Box(1.0), x), 2.0) == (100.0,)
     with pytest.raises(TypeError):
         rules.inactive_type(3)
+
+
+# ---- tapes that outlive their call, threads ------------------------------------------------------------------------
+
+def make_in_place_sum():
+    """y[:] = x * x, returns their sum."""
+    def augmented(config, func, RT, y: Duplicated, x: Duplicated):
+        return AugmentedReturn(func.val(y.val, x.val))
+
+    def reverse(config, func, dret, tape, y: Duplicated, x: Duplicated):
+        x.dval += 2 * x.val * (dret.val + y.dval)
+        y.dval[:] = 0.0
+        return None, None
+
+    def forward(config, func, RT, y: Duplicated, x: Duplicated):
+        y.dval[:] = 2 * x.val * x.dval
+        return Duplicated(func.val(y.val, x.val), np.sum(y.dval))
+
+    def body(y, x):
+        y[:] = x * x
+        return np.sum(y)
+
+    f = ruled(body, forward, augmented, reverse)
+
+    def call(x, f=f):
+        y = np.zeros_like(x)
+        s = f(y, x)
+        x[0] = 5.0
+        return s * y[1]
+
+    return call, lambda x: call(x, body)
+
+
+def test_rules_on_tapes_that_are_swept_more_than_once():
+    f, g = make_in_place_sum()
+    x = np.array([1.0, 2.0, 3.0])
+    want, = gradient(Reverse, g, x.copy())
+    value, pull = cyad.vjp(lambda x: f(x.copy()), x)
+    assert value == g(x.copy())
+    for seed in (1.0, -2.0):
+        assert_allclose(pull(seed)[0], seed * want)
+    forward, reverse = cyad.autodiff_thunk(cyad.ReverseSplitWithPrimal, f, Active, Duplicated)
+    y, dy = x.copy(), np.zeros(3)
+    tape, primal, _ = forward(Duplicated(y, dy))
+    y[:] = 17.0
+    reverse(Duplicated(y, dy), 1.0, tape)
+    assert_allclose(dy, want)
+    J, = cyad.jacobian(Reverse, lambda x: np.stack([f(x.copy()), x[0] * f(x.copy())]), x, chunk=2)
+    assert_allclose(J, [want, want * x[0] + np.array([g(x.copy()), 0.0, 0.0])])
+    assert_allclose(cyad.hessian(lambda x: f(x.copy()))(x), cyad.hessian(lambda x: g(x.copy()))(x))
+
+
+def test_threads_share_a_primitive():
+    f, g = make_in_place_sum()
+    x = np.array([1.0, 2.0, 3.0])
+    want, = gradient(Reverse, g, x.copy())
+    wrong = []
+
+    def work():
+        for _ in range(100):
+            got, = gradient(Reverse, f, x.copy())
+            if not np.allclose(got, want):
+                wrong.append(got)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert wrong == []
 
 
 # ---- outside differentiation ----------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ import numpy as np
 
 from cyad.activity import Annotation
 from cyad.errors import ActivityError
+from cyad.rules.visible import is_library_function, original, redirect
 
 OVERRIDES = {}      # NumPy function or ufunc -> RuleSet; empty as long as nobody registers one
 
@@ -41,6 +42,8 @@ _LEADING = {FORWARD: ("config", "func", "RT"), AUGMENTED: ("config", "func", "RT
             REVERSE: ("config", "func", "dret", "tape"), EASY: ("out",)}
 
 _scopes = threading.local()
+_visible = {}       # Python function of a library -> (RuleSet, what makes it invisible again)
+_primitive = None
 
 
 class AugmentedReturn(NamedTuple):
@@ -369,6 +372,12 @@ class RuleSet:
                 f"{have}. Add a rule for these activities, widen the hints of one, or leave them out")
 
 
+def register_primitive(primitive):
+    """Told once, by `_primitive`: how a primitive is made that rules know under the name of another function."""
+    global _primitive
+    _primitive = primitive
+
+
 def ruleset(f, create=True):
     """The RuleSet of a function; made if need be.
 
@@ -382,6 +391,11 @@ def ruleset(f, create=True):
         if found is None and create:
             found = OVERRIDES[f] = RuleSet(f"{getattr(f, '__module__', None) or 'numpy'}.{f.__name__}")
         return found
+    if is_library_function(f):
+        if f not in _visible and create:
+            made = _primitive(original(f), f)
+            _visible[f] = (made.__cyad_rules__, redirect(f, made))
+        return _visible[f][0] if f in _visible else None
     if not create:
         return None
     if not callable(f):
@@ -557,6 +571,8 @@ def _forget(rules):
     if not rules.filled:
         for f in [f for f, own in OVERRIDES.items() if own is rules]:
             del OVERRIDES[f]
+        for f in [f for f, own in _visible.items() if own[0] is rules]:
+            _visible.pop(f)[1]()
 
 
 @contextlib.contextmanager

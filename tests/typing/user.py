@@ -228,6 +228,47 @@ kept: cyad.SplitTape = split_tape
 assert_type(kept.nbytes, int)
 assert_type(reverse(cyad.Duplicated(x, np.zeros(2)), cyad.Active(2.0), 1.0, split_tape), tuple[tuple[Any, ...]])
 
+# ---- rules
+
+
+@cyad.primitive
+def cubed(x: float) -> float:
+    return x**3
+
+
+@cyad.rules.forward(cubed)
+def cubed_forward(config: Any, func: Any, RT: Any, x: cyad.Duplicated[float]) -> Any:
+    shadow = 3 * x.val**2 * x.dval
+    both = cyad.rules.needs_primal(config) and cyad.rules.needs_shadow(config)
+    return cyad.Duplicated(func.val(x.val), shadow) if both else shadow
+
+
+@cyad.rules.augmented_primal(cubed)
+def cubed_augmented(config: Any, func: Any, RT: Any, x: cyad.Active[float]) -> cyad.rules.AugmentedReturn:
+    assert_type(cyad.rules.overwritten(config), tuple[bool, ...])
+    return cyad.rules.AugmentedReturn(func.val(x.val), None, x.val)
+
+
+@cyad.rules.reverse(cubed)
+def cubed_reverse(config: Any, func: Any, dret: cyad.Active[float], tape: float, x: object) -> tuple[float]:
+    return (3 * tape**2 * dret.val,)
+
+
+@cyad.inactive
+def noted(x: float) -> None:
+    print(x, end="")
+
+
+assert_type(cubed(2.0), float)
+assert_type(cyad.ignore_derivatives(2.0), float)
+assert_type(cyad.rules.has_rule(cubed, cyad.Forward), bool)
+with cyad.rules.scope():
+    @cyad.rules.easy_rule(numpy.cbrt)
+    def cbrt_partials(out: Any, x: Any) -> Any:
+        return ((1 / (3 * out**2),), ) if x else ((cyad.rules.Constant,),)
+cyad.rules.remove(cubed, cubed_forward)
+cyad.rules.inactive_type(type("Log", (), {}))
+
 # ---- checks
 
 check_forward(total, cyad.Duplicated, (x, cyad.Duplicated), rtol=1e-6)
