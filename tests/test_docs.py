@@ -12,7 +12,7 @@ import cyad
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-MODULES = ["cyad", "cyad._adjoint", "cyad._dual", *sorted(
+MODULES = ["cyad", "cyad._adjoint", "cyad._dual", "cyad._structures", "cyad.rules.custom", *sorted(
     f"cyad.{p.stem}" for p in Path(cyad.__file__).parent.glob("*.py") if not p.stem.startswith("_"))]
 PUBLIC = {name: getattr(cyad, name) for name in cyad.__all__}
 CALLABLE = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing) or inspect.isroutine(thing)}

@@ -450,13 +450,20 @@ def augmented_primal(f):
     everything that the function does to its arguments, also where the primal is not needed. Shadows have no values
     yet (reading gives NaN). See `reverse`.
 
-    >>> from cyad import rules
-    >>> rules.augmented_primal(len)
-    Traceback (most recent call last):
-        ...
-    TypeError: calls of len are invisible to cyad, so a rule would never be asked: decorate it with @cyad.primitive
-    (or write f = \
-cyad.primitive(f) and call that) and give the rule to the primitive
+    >>> import cyad
+    >>> from cyad import Active, Reverse, gradient, rules
+    >>> @cyad.primitive
+    ... def root(x):
+    ...     return x**0.5
+    >>> @rules.augmented_primal(root)
+    ... def root_augmented(config, func, RT, x: Active):
+    ...     y = func.val(x.val)
+    ...     return rules.AugmentedReturn(y, None, y)
+    >>> @rules.reverse(root)
+    ... def root_reverse(config, func, dret, tape, x: Active):
+    ...     return (dret.val / (2 * tape),)
+    >>> gradient(Reverse, root, 4.0)
+    (0.25,)
     """
     return _register(AUGMENTED, f)
 
