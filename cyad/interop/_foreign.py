@@ -33,7 +33,8 @@ class Library:
         raise NotImplementedError
 
     def vjp(self, fn, values, wanted):
-        """``(results, pull)``: ``pull(cotangents)`` gives those of the wanted arguments. It may be called repeatedly."""
+        """``(results, pull)``: ``pull(cotangents)``, called as often as you like, gives those of the wanted arguments.
+        """
         raise NotImplementedError
 
     def jvp(self, fn, values, tangents):

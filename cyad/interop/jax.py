@@ -189,8 +189,8 @@ def as_cotangent(value, like):
 def as_numpy(array):
     array = np.asarray(array)
     if array.dtype.kind not in "fciub":
-        raise TypeError(f"JAX returned an array of dtype {array.dtype}, which NumPy does not have: its derivative would be "
-                        "lost; convert it inside the function, y.astype(jax.numpy.float32)")
+        raise TypeError(f"JAX returned an array of dtype {array.dtype}, which NumPy does not have: its derivative "
+                        "would be lost; convert it inside the function, y.astype(jax.numpy.float32)")
     return array[()]
 
 

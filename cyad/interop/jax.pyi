@@ -2,6 +2,7 @@
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["to_jax"]
+__all__ = ["from_jax", "to_jax"]
 
+def from_jax(fn: Callable[..., Any]) -> Callable[..., Any]: ...
 def to_jax(f: Callable[..., Any], result: Any = None) -> Callable[..., Any]: ...

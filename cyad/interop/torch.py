@@ -184,7 +184,7 @@ def is_value(part):
 
 
 def as_tensor(value, like=None):
-    """A tensor over the memory of an array; in the dtype and shape of another tensor where it is a cotangent of that."""
+    """A tensor over the memory of an array; for cotangents in the dtype and shape of what they belong to."""
     array = np.asarray(value)
     if any(s < 0 for s in array.strides):
         array = array.copy()   # torch has no negative strides

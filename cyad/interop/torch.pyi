@@ -2,6 +2,8 @@
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["to_torch"]
+__all__ = ["from_torch", "parameters_of", "to_torch"]
 
+def from_torch(fn: Callable[..., Any]) -> Callable[..., Any]: ...
+def parameters_of(module: Any) -> dict[str, Any]: ...
 def to_torch(f: Callable[..., Any]) -> Callable[..., Any]: ...
