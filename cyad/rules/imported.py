@@ -17,8 +17,8 @@ would add it again. Those that are get copied, whether the call is differentiate
 Shapes are checked strictly: a cotangent that broadcasts to its argument is the most common mistake in a rule, and would
 pass for right.
 
-Rejected: copying arguments in advance (as costly as the function, mostly for nothing); one primitive for a function and all
-its rules (an import with other types elsewhere would change what is here).
+Rejected: copying arguments in advance (as costly as the function, mostly for nothing); one primitive for a function and
+all its rules (an import with other types elsewhere would change what is here).
 
 This is the one module of the rules that stands above the carriers: it makes primitives.
 """
@@ -265,13 +265,13 @@ def import_rrule(f, *types, rrule=None):
 
     The rule is `rrule`, or what ``@cyad.rrule(f)`` registered. It is asked where the arguments are of the `types`, by
     position, None being any: a class (np.float32, float, np.ndarray, str) takes its instances, a NumPy scalar type or
-    dtype also arrays of that dtype, a tuple of these any of them. Where a type does not fit, or the rule returns None, f
-    is differentiated through, and so it is in forward mode unless `import_frule` gives it a rule, too:
+    dtype also arrays of that dtype, a tuple of these any of them. Where a type does not fit, or the rule returns None,
+    f is differentiated through, and so it is in forward mode unless `import_frule` gives it a rule, too:
     ``import_frule(import_rrule(f))``.
 
     f is assumed to read its arguments only. They may be overwritten after the call; nothing is copied but what cyad
-    does not track, and results that are views of arguments. Batches take one call of the pullback for each lane. A rule made of NumPy operations is
-    differentiated at higher orders like other code.
+    does not track, and results that are views of arguments. Batches take one call of the pullback for each lane. A rule
+    made of NumPy operations is differentiated at higher orders like other code.
 
     Raises MissingRuleError where there is no rule; ActivityError, in the call, where the rule or its pullback returns
     something else than it should. Any number of threads may call the result, if they may call f and its rule.
@@ -305,11 +305,11 @@ def _imported(f, types, rule, table, kind, made):
     if not callable(f):
         raise ActivityError(f"import_{kind} takes a function, not {type(f).__name__}")
     if rule is None:
-        rule = table.get(getattr(f, "__wrapped__", f), table.get(f))
+        rule = table.get(getattr(f, "__cyad_imported__", f))
     if rule is None:
         raise MissingRuleError(f"{described(f)} has no {kind}: register one with @cyad.{kind}({described(f)}), or pass "
                                f"{kind}=...")
-    out = f if getattr(f, "__cyad_imported__", False) else _new_primitive(f)
+    out = f if hasattr(f, "__cyad_imported__") else _new_primitive(f)
     name = f"{getattr(rule, '__qualname__', None) or kind} (the {kind} of {described(f)})"
     for which, make in made.items():
         function = make(rule, types, name)
@@ -327,7 +327,7 @@ def _new_primitive(f):
     call.__name__ = call.__qualname__ = described(f)
     call.__doc__, call.__module__, call.__wrapped__ = getattr(f, "__doc__", None), getattr(f, "__module__", None), f
     out = primitive(call)
-    out.__cyad_imported__ = True
+    out.__cyad_imported__ = f
     return out
 
 
@@ -377,8 +377,8 @@ def _reverse(rule, types, name):
         for lane in range(config.width):
             found = pullback(_cotangent(dret, lane, config.width))
             if not isinstance(found, tuple) or len(found) != len(args) + 1:
-                raise ActivityError(f"the pullback of {name} returned {_shown(found)}; it must return (NoTangent(), and "
-                                    f"one cotangent for each of the {len(args)} arguments)")
+                raise ActivityError(f"the pullback of {name} returned {_shown(found)}; it must return (NoTangent(), "
+                                    f"and one cotangent for each of the {len(args)} arguments)")
             for i, (a, c) in enumerate(zip(args, found[1:], strict=True)):
                 if isinstance(a, Const):
                     continue
@@ -422,7 +422,8 @@ def _forward(rule, types, name):
 
 def _apart(out, args):
     """A result in memory of its own."""
-    arrays = [leaf for a in args for leaf in (flatten(a)[0] if is_structure(a) else [a]) if isinstance(leaf, np.ndarray)]
+    leaves = [leaf for a in args for leaf in (flatten(a)[0] if is_structure(a) else [a])]
+    arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]
 
     def own(part):
         if isinstance(part, np.ndarray) and any(np.may_share_memory(part, a) for a in arrays):
@@ -466,10 +467,16 @@ def _mapped(function, value):
 
 
 def _tangent(a, lane):
-    if isinstance(a, Const) or not (is_leaf(a.val) or is_structure(a.val)):
-        return _mapped(lambda part: np.broadcast_to(np.zeros((), part.dtype), part.shape)
-                       if isinstance(part, np.ndarray) and is_leaf(part) else part * 0 if is_leaf(part) else NoTangent(), a.val)
+    if isinstance(a, Const):
+        return _mapped(_no_tangent, a.val)
     return _mapped(_read_only, a.dval[lane] if a.batched else a.dval)
+
+
+def _no_tangent(part):
+    """The tangent of what is inactive: a zero that rules can compute with, in no memory to speak of."""
+    if not is_leaf(part):
+        return NoTangent()
+    return np.broadcast_to(np.zeros((), part.dtype), part.shape) if isinstance(part, np.ndarray) else 0.0
 
 
 def _added(shadow, c, where):
@@ -478,7 +485,7 @@ def _added(shadow, c, where):
     if c is None or isinstance(c, _Zero):
         return shadow
     if isinstance(shadow, np.ndarray):
-        if not isinstance(c, np.ndarray) or c.shape != shadow.shape:
+        if not isinstance(c, (int, float, complex, np.number, np.ndarray)) or np.shape(c) != shadow.shape:
             raise ActivityError(f"{where} has shape {shadow.shape}, its cotangent is {_shown(c)}")
         shadow[...] += np.real(c) if np.iscomplexobj(c) and not np.iscomplexobj(shadow) else c
         return shadow
