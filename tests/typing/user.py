@@ -1,4 +1,5 @@
 """A user's script with everything public in it, which test_typing.py gives to a type checker and to the interpreter."""
+from importlib.util import find_spec
 from typing import Any, Literal, assert_type
 
 import numpy
@@ -201,6 +202,39 @@ assert_type(cyad.onehot(x), tuple[Array, ...])
 assert_type(cyad.chunked_onehot(layer, 2), tuple[tuple[dict[str, Array], ...], ...])
 vector, unravel = cyad.ravel(layer)
 assert_type(unravel(vector), dict[str, Array])
+
+# ---- imported rules
+
+
+def square_rrule(x: Array) -> tuple[Array, Any]:
+    project = cyad.ProjectTo(x)
+    return x * x, lambda g: (cyad.NoTangent(), cyad.thunk(lambda: project(2.0 * x * g)))
+
+
+@cyad.rrule(write_square)
+def declines(y: Array, x: Array) -> None:
+    return None
+
+
+@cyad.frule(total)
+def total_frule(tangents: tuple[Any, Array], x: Array) -> tuple[float, Any]:
+    return total(x), cyad.ZeroTangent() + 2.0 * numpy.sum(x * tangents[1])
+
+
+assert_type(cyad.import_frule(total)(x), float)
+assert cyad.gradient(cyad.Forward, cyad.import_frule(total), x)[0].tolist() == (2.0 * x).tolist()
+squared = cyad.import_rrule(numpy.square, numpy.ndarray, rrule=square_rrule)
+assert cyad.unthunk(cyad.thunk(lambda: 3.0)) == 3.0
+adapted: list[Any] = []
+if find_spec("torch") is not None:
+    from cyad.interop.torch import from_torch, parameters_of, to_torch
+    adapted += [from_torch(total), to_torch(total), parameters_of]
+if find_spec("jax") is not None:
+    from cyad.interop.jax import from_jax, to_jax
+    adapted += [from_jax(total), to_jax(total)]
+if find_spec("autograd") is not None:
+    from cyad.interop.autograd import from_autograd
+    adapted += [from_autograd(total)]
 
 # ---- NumPy by another name
 
