@@ -86,7 +86,7 @@ def check_forward(f, RT, *pairs, rtol=None, atol=None, step=None, rng=None, kwar
     for mode in (ForwardWithPrimal, Forward):
         args = call.arguments()
         shadows = [call.shadows(lane) for lane in lanes]
-        out = autodiff(mode, f, *([] if RT is None else [RT]), *call.annotate(args, shadows), **call.kwargs)
+        out = autodiff(mode, call.f, *([] if RT is None else [RT]), *call.annotate(args, shadows), **call.kwargs)
         call.mode = mode.name
         got = out[-1] if mode.primal else None
         returned = RT if RT is not None else Const if want is None else Duplicated
@@ -141,19 +141,19 @@ def check_reverse(f, RT, *pairs, rtol=None, atol=None, step=None, rng=None, kwar
     want, after = call.plain()
     weights = [call.random(leaf) for leaf in leaves_of(want)]
     if RT is Const or RT is None and want is None:
-        _check_reverse(call, f, Const, want, None)
+        _check_reverse(call, call.f, Const, want, None)
         return
     if RT is Active or RT is None and np.ndim(want) == 0 and len(weights) == 1:
         if not np.iscomplexobj(want):
-            _check_reverse(call, f, Active, want, [1.0])
+            _check_reverse(call, call.f, Active, want, [1.0])
     elif RT is not None and not issubclass(RT, (Duplicated, BatchDuplicated)):
         raise TypeError(f"check_reverse: a return of activity {RT.__name__} has no meaning here; use Active for a "
                         "number, Duplicated for arrays, Const for what is returned by reference")
 
-    @functools.wraps(f)
     def contracted(*args, **keywords):
-        return contract(f(*args, **keywords), weights)
+        return contract(call.f(*args, **keywords), weights)
 
+    contracted.__qualname__ = name_of(f)
     _check_reverse(call, contracted, Active, contract(want, weights), weights)
 
 
@@ -177,7 +177,7 @@ def check_grads(f, *args, order=2, modes=("forward", "reverse"), widths=(1, 2), 
         raise ValueError(f"check_grads: modes are 'forward' and 'reverse', not {modes!r}")
     rng = np.random.default_rng(0) if rng is None else rng
     options = dict(rtol=rtol, atol=atol, step=step, rng=rng)
-    kwargs = kwargs or {}
+    f, kwargs = bound(f, kwargs)
     active = [bool(leaves_of(a)) for a in args]
     numbers = any(not isinstance(leaf, np.ndarray) for a in args for leaf in leaves_of(a))
     returns = bool(leaves_of(f(*map(plain_copy, args), **kwargs)))
@@ -350,12 +350,13 @@ class Call:
     """
 
     def __init__(self, who, f, pairs, rtol, atol, step, rng, kwargs, width):
-        self.who, self.f, self.mode = who, f, "plain"
+        self.who, self.mode = who, "plain"
         for i, pair in enumerate(pairs):
             if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], type)
                     and issubclass(pair[1], Annotation)):
                 raise TypeError(f"{who}: argument {i + 1} is a pair (value, activity) such as (x, Duplicated), not "
                                 f"{pair!r}")
+        self.f, self.kwargs = bound(f, kwargs)
         self.values = [value for value, _ in pairs]
         self.activities = [activity for _, activity in pairs]
         self.leaves = [flat(value)[0] for value in self.values]
@@ -370,7 +371,6 @@ class Call:
         self.firsts = dict(zip(self.places, self.memory.firsts(), strict=True))
         self.batched = any(getattr(a, "batched", False) for a in self.activities)
         self.lanes = width if self.batched else 1
-        self.kwargs = {} if kwargs is None else kwargs
         self.rng = np.random.default_rng(0) if rng is None else rng
         self.rtol, self.atol = rtol, atol
         # Differences are as exact as what the function computes with when it is given doubles.
@@ -600,7 +600,15 @@ class Call:
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 def name_of(f):
+    f = f.func if isinstance(f, functools.partial) else f
     return getattr(f, "__qualname__", None) or type(f).__qualname__
+
+
+def bound(f, kwargs):
+    """The function and its keyword arguments, put into the function where `autodiff` has parameters of these names."""
+    if kwargs and not kwargs.keys().isdisjoint(("mode", "f")):
+        return functools.partial(f, **kwargs), {}
+    return f, {} if kwargs is None else kwargs
 
 
 def flat(value):

@@ -123,6 +123,13 @@ def test_keywords_and_generators():
     check_reverse(noisy, Active, (X, Duplicated), (rng, Const), kwargs={"scale": 3.0})
 
 
+def test_keywords_that_autodiff_has_too():
+    x = np.array([1.0, 2.0, 3.0])
+    check_grads(np.pad, x, 2, kwargs={"mode": "reflect"})
+    check_forward(np.pad, Duplicated, (x, Duplicated), (2, Const), kwargs={"mode": "edge"})
+    check_reverse(np.pad, Duplicated, (x, Duplicated), (2, Const), kwargs={"mode": "edge"})
+
+
 def test_misuse():
     with pytest.raises(TypeError, match="argument 1 is a pair"):
         check_forward(np.sum, Duplicated, X)
