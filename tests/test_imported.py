@@ -1,4 +1,6 @@
 """Rules in the style of ChainRules: memory, structures, batches, orders, and what is said of rules that are wrong."""
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -166,6 +168,18 @@ def test_nothing_is_copied_and_nothing_can_be_written():
     assert_allclose(g, want)
 
 
+def test_memory_of_a_gradient_is_its_shadow_and_what_the_pullback_makes():
+    f, x = import_rrule(sumsq, rrule=lambda x: (np.vdot(x, x), sumsq_rrule(x)[1])), np.linspace(0.0, 1.0, 1_000_000)
+    gradient(Reverse, f, x)
+    tracemalloc.start()
+    try:
+        gradient(Reverse, f, x)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.1 * x.nbytes
+
+
 def overwriting(x, f):
     """Every way of overwriting what a pullback has in its closure."""
     y = x * 2.0
@@ -262,6 +276,13 @@ def test_containers_that_cyad_does_not_track_are_copied():
     assert gradient(Reverse, program, 3.0) == (2.0,)
 
 
+def test_one_array_in_two_arguments():
+    f = both(lambda x, y: x * y, lambda x, y: (x * y, lambda g: (NoTangent(), g * y, g * x)),
+             lambda t, x, y: (x * y, t[1] * y + x * t[2]))
+    check_grads(lambda x: f(x, x) + f(x[::-1], x), X)
+    check_grads(lambda x: f(x[1:], x[:-1]), X)
+
+
 def test_results_are_no_views_of_arguments():
     """A cotangent of a view is one of the argument; a pullback that hands it on would add it twice."""
     def views_rrule(x):
@@ -292,6 +313,18 @@ def test_inactive_arrays_stay_inactive():
     f = import_rrule(lambda x, w: x * np.sum(w), rrule=f_rrule)
     assert gradient(Reverse, lambda x: f(x, np.ones(3)), 2.0) == (3.0,)
     assert seen == []
+
+
+def test_strong_zero():
+    """A cotangent of zero contributes nothing, whatever the pullback makes of it."""
+    f = import_rrule(np.sqrt, rrule=lambda x: (np.sqrt(x), lambda g: (NoTangent(), g / (2.0 * np.sqrt(x)))))
+
+    def program(x):
+        return np.sum(x) + 0.0 * np.sum(f(x))
+
+    with np.errstate(all="ignore"):
+        assert np.isnan(gradient(Reverse, program, np.zeros(1))[0][0])
+        assert_allclose(gradient(Reverse.with_strong_zero(), program, np.zeros(1))[0], 1.0)
 
 
 # ---- declining ------------------------------------------------------------------------------------------------------

@@ -130,6 +130,11 @@ def test_a_simulator_in_a_training_loop():
     assert losses[-1] < 1e-3 * losses[0]
 
 
+def test_results_without_floats():
+    assert to_torch(lambda x: (3, "s", None))(tensor(2)) == (3, "s", None)
+    assert to_torch(len)(tensor(2)) == 2
+
+
 def test_what_is_raised():
     with pytest.raises(ZeroDivisionError):
         to_torch(lambda x: 1 / 0)(tensor(2))

@@ -375,7 +375,11 @@ def _reverse(rule, types, name):
     def reverse(config, func, dret, pullback, *args, **kwargs: Const):
         entries = [[] for _ in args]
         for lane in range(config.width):
-            found = pullback(_cotangent(dret, lane, config.width))
+            cotangent = _cotangent(dret, lane, config.width)
+            if config.strong_zero and not any(np.any(leaf) for leaf in _leaves(cotangent)):
+                found = (NoTangent(),) * (len(args) + 1)
+            else:
+                found = pullback(cotangent)
             if not isinstance(found, tuple) or len(found) != len(args) + 1:
                 raise ActivityError(f"the pullback of {name} returned {_shown(found)}; it must return (NoTangent(), "
                                     f"and one cotangent for each of the {len(args)} arguments)")
@@ -422,8 +426,9 @@ def _forward(rule, types, name):
 
 def _apart(out, args):
     """A result in memory of its own."""
-    leaves = [leaf for a in args for leaf in (flatten(a)[0] if is_structure(a) else [a])]
-    arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]
+    if isinstance(out, (float, np.generic)):
+        return out
+    arrays = [leaf for leaf in _leaves(args) if isinstance(leaf, np.ndarray)]
 
     def own(part):
         if isinstance(part, np.ndarray) and any(np.may_share_memory(part, a) for a in arrays):
@@ -431,6 +436,10 @@ def _apart(out, args):
         return part
 
     return _mapped(own, out) if arrays else out
+
+
+def _leaves(value):
+    return flatten(value)[0] if is_structure(value) else [value] if is_leaf(value) else []
 
 
 def _cotangent(dret, lane, width):
@@ -444,6 +453,8 @@ def _cotangent(dret, lane, width):
 
 
 def _read_only(part):
+    if type(part) is float:
+        return part
     if not is_leaf(part):
         return NoTangent()
     if not issubclass(type(part), np.ndarray):
@@ -455,7 +466,7 @@ def _read_only(part):
 
 def _mapped(function, value):
     """A function applied to every part of a structure that is none itself."""
-    if not is_structure(value):
+    if isinstance(value, (float, np.ndarray)) or not is_structure(value):
         return function(value)
     if isinstance(value, dict):
         return {key: _mapped(function, part) for key, part in value.items()}
@@ -482,6 +493,8 @@ def _no_tangent(part):
 def _added(shadow, c, where):
     """A cotangent added to a shadow: in place for arrays; numbers are returned."""
     c = unthunk(c)
+    if type(shadow) is float and type(c) is float:
+        return shadow + c
     if c is None or isinstance(c, _Zero):
         return shadow
     if isinstance(shadow, np.ndarray):
