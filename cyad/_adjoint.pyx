@@ -637,11 +637,11 @@ cdef class Tape(Recording):
             value = evaluate_scalar(row.op, a, b, kind)
             if not isfinite(value):
                 warn(row, a, b, kind)
+            if kind == WEAK:
+                kind = DOUBLE   # np.f of a Python float is an np.float64
         else:
             value = given[0]
-            kind = DOUBLE
-        if kind == WEAK:
-            kind = DOUBLE   # np.f of a Python float is an np.float64
+            kind = WEAK     # math's functions return Python floats
         if slot_a == NONE and slot_b == NONE:
             return new_adjoint(self, NONE, value, kind)
         if row.nin == 1:

@@ -567,11 +567,11 @@ cdef class ForwardContext(Context):
             value = evaluate_scalar(row.op, a, b, kind)
             if not isfinite(value):
                 warn(row, a, b, kind)
+            if kind == WEAK:
+                kind = DOUBLE   # np.f of a Python float is an np.float64
         else:
             value = given[0]
-            kind = DOUBLE
-        if kind == WEAK:
-            kind = DOUBLE   # np.f of a Python float is an np.float64
+            kind = WEAK     # math's functions return Python floats
         if ta is NULL and tb is NULL:
             return new_dual(self, value, kind, 0)
         out = new_dual(self, value, kind, self.width)
