@@ -4,6 +4,7 @@ Partials are checked against finite differences of the ufunc at points from the 
 forms of a partial against each other; the array kernel against one line of NumPy for every memory layout.
 """
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import warnings
 import numpy as np
 import pytest
 
+import cyad
 from cyad.rules import _kernels, expressions, table
 
 scipy_ufuncs = pytest.importorskip("scipy.special._ufuncs")
@@ -477,3 +479,77 @@ def test_expressions_share_and_refuse():
     for text in ("x + q", "open(x)", "x < y < o", "x if y else o", "x[0]"):
         with pytest.raises((SyntaxError, ValueError)):
             expressions.parse(text)
+
+
+# ---- the same through calls ------------------------------------------------------------------------------------------
+
+UNARY_SHAPES = [((3,),), ((2, 3),), ((3, 2),), ((2, 1, 3),)]
+BINARY_SHAPES = [((3,), (3,)), ((3,), (2, 3)), ((2, 3), (3,)), ((2, 1), (3,)), ((2, 3), ()), ((), (3, 2)),
+                 ((3, 2), (3, 1)), ((2, 3, 2), (3, 2)), ((1, 2), (2, 3, 2)), ((2, 2), (2,))]
+
+
+def points(row, shapes):
+    """Operands of these shapes from the row's domain."""
+    operands = [a[:math.prod(shape)].reshape(shape) if shape else float(a[0])
+                for a, shape in zip(sample(row, 24, seed=9), shapes, strict=True)]
+    if row.name == "ldexp":
+        operands[1] = np.asarray(operands[1]).astype(np.intc)
+    return operands
+
+
+@pytest.mark.parametrize("row", NUMPY_ROWS, ids=lambda row: row.name)
+def test_batches_are_single_calls_side_by_side(row):
+    """With as many lanes as an axis is long, where a lane axis could be taken for another; operands of any rank."""
+    rng = np.random.default_rng(10)
+    for shapes in BINARY_SHAPES if row.nin == 2 else UNARY_SHAPES:
+        operands = points(row, shapes)
+        active = [k for k in known(row) if row.partials[k] is not None and not (row.name == "ldexp" and k)]
+
+        def f(*args, out=None):
+            result = row.ufunc(*args)
+            result = result[0] if row.nout > 1 else result
+            if out is None:
+                return result
+            out[...] = result
+
+        shape = np.shape(f(*operands))
+        floats = np.asarray(f(*operands)).dtype.kind == "f"
+        for width in sorted({1, 2, *(n for s in shapes for n in s)}):
+            tangents = [[rng.normal(size=s) if s else float(rng.normal()) for s in shapes] for _ in range(width)]
+
+            def annotated(annotation, pick, active=active, operands=operands):
+                return [annotation(a.copy() if isinstance(a, np.ndarray) else a, pick(k)) if k in active
+                        else cyad.Const(a) for k, a in enumerate(operands)]
+
+            if floats:
+                (many,) = cyad.autodiff(cyad.Forward, f, cyad.BatchDuplicated, *annotated(
+                    cyad.BatchDuplicated, lambda k, tangents=tangents: tuple(t[k] for t in tangents)))
+                for t, lane in zip(tangents, many, strict=True):
+                    (one,) = cyad.autodiff(cyad.Forward, f, cyad.Duplicated, *annotated(
+                        cyad.Duplicated, lambda k, t=t: t[k]))
+                    np.testing.assert_allclose(lane, one, rtol=1e-13, atol=1e-15)
+
+            seeds = [rng.normal(size=shape) for _ in range(width)]
+
+            def pulled(seeds, operands=operands, active=active, shape=shape):
+                """What comes back, one list for each lane."""
+                lanes = len(seeds)
+                shadows = [[np.zeros(np.shape(a)) for a in operands] for _ in range(lanes)]
+                arguments = []
+                for k, a in enumerate(operands):
+                    if k not in active:
+                        arguments.append(cyad.Const(a))
+                    elif not isinstance(a, np.ndarray):
+                        arguments.append(cyad.Active(a))
+                    else:
+                        arguments.append(cyad.BatchDuplicated(a.copy(), tuple(s[k] for s in shadows)))
+                out = cyad.BatchDuplicated(np.zeros(shape), tuple(s.copy() for s in seeds))
+                (entries,) = cyad.autodiff(
+                    cyad.Reverse, lambda out, *args: f(*args, out=out), cyad.Const, out, *arguments)
+                return [[s if not isinstance(a, cyad.Active) else e[lane] for s, a, e in
+                         zip(shadows[lane], arguments, entries[1:], strict=True)] for lane in range(lanes)]
+
+            for seed, lane in zip(seeds, pulled(seeds), strict=True):
+                (one,) = pulled([seed])
+                for a, b in zip(lane, one, strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15)
