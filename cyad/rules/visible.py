@@ -1,14 +1,14 @@
 """Calls of SciPy's (and NumPy's) Python functions, made visible while they have rules.
 
-A function that is plain Python is found by its callers under any name, so its calls are caught in the function itself: its code is
-replaced by code that calls a target, and put back when the last rule is gone. The target gets a function with the original
-code. Whoever imported the function before, or holds it in a closure, is served as well.
+A function that is plain Python is found by its callers under any name, so its calls are caught in the function itself:
+its code is replaced by code that calls a target, and put back when the last rule is gone. The target gets a function
+with the original code. Whoever imported the function before, or holds it in a closure, is served as well.
 
 Only functions of NumPy and SciPy are treated like this: people decorate their own with `cyad.primitive`, where they
 can see it.
 
-Rejected: replacing names in modules (`from scipy.linalg import expm` has happened already), and the vectorcall of the function,
-which CPython 3.11 does not look at when one Python function calls another.
+Rejected: replacing names in modules (`from scipy.linalg import expm` has happened already), and the vectorcall of the
+function, which CPython 3.11 does not look at when one Python function calls another.
 """
 import inspect
 import types
