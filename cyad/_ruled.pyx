@@ -496,6 +496,8 @@ cdef class Ruled(Node):
         """Finds the reverse rule for a number of lanes; one that knows no batches serves them one by one."""
         cdef Call call = self.call
         cdef int several
+        # Shadows that the rule made are as many as there were lanes when it made them.
+        cdef bint together = width > 1 and (self.shadow is None or self.config.width == width)
         if self.width == width:
             return 0
         last = call.rules.last
@@ -505,7 +507,7 @@ cdef class Ruled(Node):
             self.rule = last[2]
             self.width = self.lanes = 1
             return 0
-        for several in range(width > 1, -1, -1):
+        for several in range(together, -1, -1):
             taken, own, ret = self.taken, self.own, self.result.activity
             if several:
                 taken, own, ret = tuple([batched(a) for a in taken]), batched(own), batched(ret)

@@ -1086,6 +1086,92 @@ def test_rules_on_tapes_that_are_swept_more_than_once():
     assert_allclose(cyad.hessian(lambda x: f(x.copy()))(x), cyad.hessian(lambda x: g(x.copy()))(x))
 
 
+def test_a_shadow_made_for_one_lane_is_used_for_one_at_a_time():
+    def augmented(config, func, RT, x: Duplicated | BatchDuplicated):
+        y = func.val(x.val)
+        shadow = np.zeros_like(y) if config.width == 1 else tuple(np.zeros_like(y) for _ in range(config.width))
+        return AugmentedReturn(y, shadow, shadow)
+
+    def reverse(config, func, dret, tape, x: Duplicated | BatchDuplicated):
+        for dx, dy in zip(x.dval, tape, strict=True) if config.width > 1 else ((x.dval, tape),):
+            dx += 2 * x.val * dy
+        return (None,)
+
+    square = ruled(lambda x: x * x, augmented=augmented, reverse=reverse)
+    x = np.array([1.0, 2.0, 3.0])
+    J, = cyad.jacobian(Reverse, lambda x: square(x) * x, x, chunk=2)
+    assert_allclose(J, np.diag(3 * x**2))
+    lanes = (np.zeros(3), np.zeros(3))
+    autodiff(Reverse, lambda x: np.sum(square(x) * x), Active, BatchDuplicated(x, lanes))
+    assert_allclose(lanes, [3 * x**2] * 2)
+
+
+def test_objects_with_derivatives_as_functions_reach_rules_of_their_methods():
+    class Line:
+        def __init__(self, a):
+            self.a = a
+
+        @cyad.primitive
+        def __call__(self, x):
+            return np.sum(self.a * x)
+
+    @rules.augmented_primal(Line.__call__)
+    def augmented(config, func, RT, self: Duplicated, x: Active):
+        return AugmentedReturn(func.val(self.val, x.val))
+
+    @rules.reverse(Line.__call__)
+    def reverse(config, func, dret, tape, self: Duplicated, x: Active):
+        self.dval.a += 10.0 * x.val * dret.val
+        return None, np.sum(self.val.a) * dret.val
+
+    line, dline = Line(np.array([1.0, 2.0])), Line(np.zeros(2))
+    assert autodiff(Reverse, Duplicated(line, dline), Active, Active(3.0)) == ((3.0,),)
+    assert_allclose(dline.a, [30.0, 30.0])
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+def test_rules_of_functions_that_take_lists(mode):
+    with rules.scope():
+        @rules.forward(np.concatenate)
+        def forward(config, func, RT, arrays: Duplicated, *rest):
+            return Duplicated(func.val(arrays.val), 10.0 * func.val(arrays.dval))
+
+        @rules.augmented_primal(np.concatenate)
+        def augmented(config, func, RT, arrays: Duplicated, *rest):
+            return AugmentedReturn(func.val(arrays.val))
+
+        @rules.reverse(np.concatenate)
+        def reverse(config, func, dret, tape, arrays: Duplicated, *rest):
+            at = 0
+            for d in arrays.dval:
+                d += 10.0 * dret.dval[at:at + d.size]
+                at += d.size
+            return (None,) * (1 + len(rest))
+
+        def f(x, y):
+            return np.sum(np.concatenate([x, np.ones(1), y]) * np.arange(4.0))
+
+        dx, dy = gradient(mode, f, np.ones(2), np.ones(1))
+        assert_allclose(dx, [0.0, 10.0])
+        assert_allclose(dy, [30.0])
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+def test_complex_and_single_precision_numbers(mode):
+    f = ruled(lambda z: z * z,
+              forward=lambda config, func, RT, z: Duplicated(func.val(z.val), 2 * z.val * z.dval),
+              augmented=lambda config, func, RT, z: AugmentedReturn(func.val(z.val)),
+              reverse=lambda config, func, dret, tape, z: (np.conjugate(2 * z.val) * dret.val,))
+    z = 1.5 - 0.5j
+    want = gradient(Reverse, lambda z: np.real(z * z * (2 + 1j)), z)[0]
+    if mode is Reverse:
+        assert_allclose(gradient(mode, lambda z: np.real(f(z) * (2 + 1j)), z)[0], want)
+    else:
+        assert_allclose(gradient(mode, lambda z: np.real(f(z) * (2 + 1j)), z, chunk=1)[0], want)
+    d, = gradient(mode, lambda x: f(x) * 1, np.float32(3.0))
+    assert d == 6.0 and type(d) is type(gradient(mode, lambda x: x * x * 1, np.float32(3.0))[0])
+
+
 def test_threads_share_a_primitive():
     f, g = make_in_place_sum()
     x = np.array([1.0, 2.0, 3.0])
