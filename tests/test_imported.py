@@ -98,6 +98,17 @@ def test_results_in_structures():
     assert ga == pytest.approx(np.sum(X))
 
 
+def test_results_without_derivatives():
+    def refuse(g):
+        raise AssertionError("there is nothing to pull back")
+
+    f = import_rrule(np.argsort, rrule=lambda x: (np.argsort(x), refuse))
+    assert_allclose(gradient(Reverse, lambda x: np.sum(x[f(x)] * np.arange(3.0)), X)[0], [1.0, 2.0, 0.0])
+    g = both(lambda a: (int(a), "s"), lambda a: ((int(a), "s"), refuse), lambda t, a: ((int(a), "s"), NoTangent()))
+    assert gradient(Reverse, lambda a: g(a)[0] * a, 3.0) == (3.0,)
+    assert gradient(Forward, lambda a: g(a)[0] * a, 3.0) == (3.0,)
+
+
 def test_structured_arguments():
     def f(p, x):
         return p["w"][0] @ x * p["b"]

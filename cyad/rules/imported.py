@@ -375,11 +375,12 @@ def _reverse(rule, types, name):
     def reverse(config, func, dret, pullback, *args, **kwargs: Const):
         entries = [[] for _ in args]
         for lane in range(config.width):
-            cotangent = _cotangent(dret, lane, config.width)
-            if config.strong_zero and not any(np.any(leaf) for leaf in _leaves(cotangent)):
-                found = (NoTangent(),) * (len(args) + 1)
-            else:
-                found = pullback(cotangent)
+            # Nothing comes of a result without derivative, and under strong zero of one whose cotangent is zero.
+            found = (NoTangent(),) * (len(args) + 1)
+            if not isinstance(dret, Const):
+                cotangent = _cotangent(dret, lane, config.width)
+                if not config.strong_zero or any(np.any(leaf) for leaf in _leaves(cotangent)):
+                    found = pullback(cotangent)
             if not isinstance(found, tuple) or len(found) != len(args) + 1:
                 raise ActivityError(f"the pullback of {name} returned {_shown(found)}; it must return (NoTangent(), "
                                     f"and one cotangent for each of the {len(args)} arguments)")
