@@ -87,13 +87,14 @@ def initial_maps(initial, shape, weight=1):
 
 
 def sum_all(t):
-    return np.add.reduce(t, axis=None)
+    """What an outer call tracks goes by np.sum, which that call does for all of its lanes at once."""
+    return np.add.reduce(t, axis=None) if type(t) is np.ndarray else np.sum(t)
 
 
 def sum_maps(a, axis, dtype, keepdims, initial, where):
     if axis is None and dtype is None and where is True and initial is None and not given(keepdims, False):
         shape = shape_of(a)
-        return np.add.reduce(a, axis=None), lambda k: (sum_all, lambda g: spread(g, shape))
+        return sum_all(a), lambda k: (sum_all, lambda g: spread(g, shape))
     over = Reduction(shape_of(a), axis, keepdims, where)
     result = np.add.reduce(a, dtype=dtype, **started(over.options(), initial))
     shape = result.shape
