@@ -24,7 +24,7 @@ from libc.string cimport memcpy
 from numpy cimport (
     NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_DATA, PyArray_DescrFromType, PyArray_DIMS,
     PyArray_ISBEHAVED_RO, PyArray_ISCONTIGUOUS, PyArray_ISNOTSWAPPED, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES,
-    PyArray_TYPE, import_array, ndarray, npy_intp,
+    PyArray_TYPE, PyTypeNum_ISCOMPLEX, import_array, ndarray, npy_intp,
 )
 
 from cyad._redirect cimport swap_current
@@ -418,8 +418,15 @@ cdef object unbroadcast(object c, tuple shape):
     return np.sum(c, axis=axes, keepdims=True) if axes else c
 
 
+cdef bint is_complex(object value):
+    """Whether a plain number or array is complex; np.iscomplexobj takes as long as an operation on a small array."""
+    if isinstance(value, ndarray):
+        return PyTypeNum_ISCOMPLEX(PyArray_TYPE(<ndarray>value))
+    return isinstance(value, (complex, np.complexfloating))
+
+
 cdef object real_part(object c):
-    return c.real if not isinstance(c, (int, float)) and np.iscomplexobj(plain_value(c)) else c
+    return c.real if not isinstance(c, (int, float)) and is_complex(plain_value(c)) else c
 
 
 cdef int add_to_lane(Context ctx, View v, int lane, object c) except -1:
@@ -688,7 +695,7 @@ cdef bint _object_dtype(object out):
 cdef tuple partial_maps(Row row, int k, object x, object y, object out, object shape, bint strong):
     """The pushforward and pullback of an elementwise operation in its k-th operand, from its row."""
     operand_shape = np.shape(y if k else x)
-    real_operand = not np.iscomplexobj(plain_value(y if k else x))
+    real_operand = not is_complex(plain_value(y if k else x))
     if not real_operand and not row.holomorphic:
         return nonholomorphic_maps(row, x, out, shape)
     partial = row.partials[k]
@@ -712,7 +719,7 @@ cdef tuple partial_maps(Row row, int k, object x, object y, object out, object s
 
     def pull(g):
         c = coefficient()
-        c = weigh(np.conjugate(c) if np.iscomplexobj(plain_value(c)) else c, g)
+        c = weigh(np.conjugate(c) if is_complex(plain_value(c)) else c, g)
         return unbroadcast(real_part(c) if real_operand else c, operand_shape)
 
     return push, pull
@@ -1062,7 +1069,7 @@ cdef class TrackedArray:
 
     @real.setter
     def real(self, value):
-        if np.iscomplexobj(plain_value(self)):
+        if is_complex(plain_value(self)):
             self[...] = value + 1j * self.imag
         else:
             self[...] = value
@@ -1482,7 +1489,7 @@ cdef object copy_of(TrackedArray a, object order, object dtype):
 cdef object cast_box(TrackedArray a, object dtype):
     if dtype.kind not in "fc":
         return dtype.type(plain_value(a))
-    if dtype.kind == "f" and np.iscomplexobj(plain_value(a)):
+    if dtype.kind == "f" and is_complex(plain_value(a)):
         return np.real(a).astype(dtype)
     return a if a.dtype == dtype else _axisless(a).astype(dtype)[()]
 
