@@ -203,6 +203,52 @@ def test_views_as_arguments_and_strided_memory():
     assert_allclose(gradient(Forward, f, x)[0], want, rtol=1e-13)
 
 
+def test_arguments_that_overlap_each_other():
+    def body(dst, src):
+        dst[:] = src * src
+
+    def forward(config, func, RT, dst: Duplicated, src: Duplicated):
+        d = 2 * src.val * src.dval
+        func.val(dst.val, src.val)
+        dst.dval[:] = d
+
+    def augmented(config, func, RT, dst: Duplicated, src: Duplicated):
+        old = src.val.copy()
+        func.val(dst.val, src.val)
+        return AugmentedReturn(None, None, old)
+
+    def reverse(config, func, dret, tape, dst: Duplicated, src: Duplicated):
+        g = dst.dval.copy()
+        dst.dval[:] = 0.0
+        src.dval[:] += 2 * tape * g
+        return None, None
+
+    def program(step):
+        def f(x):
+            u = x * 1.5
+            s = np.sum(u * u * x)
+            step(u[1:], u[:-1])
+            s = s + np.sum(u * u)
+            step(u, u)
+            s = s + np.sum(u * x)
+            step(u[::-1], u.copy())
+            step(u, x)
+            x[0] = u[1]
+            step(x, x)
+            return s + np.sum(np.sin(u) * x)
+        return f
+
+    f, g = program(ruled(body, forward, augmented, reverse)), program(body)
+    x = np.array([0.5, -0.7, 1.1, 0.3])
+    for mode in (Forward, Reverse):
+        ruled_x, plain_x = x.copy(), x.copy()
+        assert_allclose(gradient(mode, f, ruled_x)[0], gradient(Reverse, g, plain_x)[0], rtol=1e-12)
+        assert_array_equal(ruled_x, plain_x)
+    for outer in (Forward, Reverse):
+        assert_allclose(hessian_by(outer, Reverse, lambda x: f(x.copy()), x),
+                        hessian_by(outer, Reverse, lambda x: g(x.copy()), x), rtol=1e-11)
+
+
 def test_broadcast_arguments_get_the_sum_over_what_was_repeated():
     def augmented(config, func, RT, x: Duplicated):
         return AugmentedReturn(func.val(x.val), None, None)
