@@ -16,6 +16,8 @@ from cyad._tracked cimport (
     wrap_new, wrap_over,
 )
 
+from types import FunctionType, MethodType
+
 import numpy as np
 
 from cyad._structures import flatten, release
@@ -375,11 +377,25 @@ cdef object unwrap(Context ctx, object value):
     return value
 
 
+_STAND_INS = set()   # classes of our own whose methods act for a user's function, their attribute acts_for
+
+
+def stands_in(cls):
+    """Class decorator: what a differentiated method of `cls` may have left state in is what it `acts_for`."""
+    _STAND_INS.add(cls)
+    return cls
+
+
 def release_state(Context ctx, f, bint copies):
     """What the function left in the object that it belongs to, or in objects that it was given, is plain from now on.
 
     `copies`: not the memory of a recording, which must not change.
     """
+    while type(f) is MethodType and type(f.__self__) in _STAND_INS:
+        f = f.__self__.acts_for
+    if type(f) is FunctionType:
+        return
+
     def change(value):
         if not is_tracked(value) or context_of(value) is not ctx:
             return value

@@ -7,7 +7,7 @@ back derivatives by leaf.
 import numpy as np
 
 from cyad._annotated import name_of
-from cyad._arguments import plain_result
+from cyad._arguments import plain_result, stands_in
 from cyad._structures import flatten, is_structure
 from cyad.activity import Active, Annotation, Const, check_number
 from cyad.errors import ActivityError
@@ -26,6 +26,7 @@ def check_differentiable(a, name):
         check_number(a, name)
 
 
+@stands_in
 class Call:
     """``f(*args, **kwargs)`` as a function of ``leaves`` and ``fixed`` arrays, ``run(*leaves, *fixed)``.
 
@@ -39,7 +40,8 @@ class Call:
             f = f.val
         if not callable(f):
             raise ActivityError(f"{who} needs a function to differentiate, not {type(f).__name__}")
-        self.f, self.leaves, self.names, self.fixed, self.fixed_names = f, [], [], [], []
+        self.f = f
+        self.leaves, self.names, self.fixed, self.fixed_names = [], [], [], []
         self.__name__ = self.__qualname__ = name_of(f)
         self._parts, self._keys = [], []
         for i, a in enumerate(args):
@@ -55,6 +57,9 @@ class Call:
         self._parts = [(val, len(self.leaves) + ~at if at is not None and at < 0 else at, count, rebuild)
                        for val, at, count, rebuild in self._parts]
         self._bare = not kwargs and self.only_leaves
+        given = [val for val, *_ in self._parts if is_structure(val)]
+        given.extend(a for a in self._kwargs.values() if is_structure(a))
+        self.acts_for = (f, *given) if given else f
         self.run = f if self._bare else self._with_leaves
 
     def _add(self, name, a):

@@ -1,6 +1,7 @@
 """Jacobians, Hessians, and products with Hessians: what `_sweeps` computes, in the shapes that users know."""
 import numpy as np
 
+from cyad._arguments import stands_in
 from cyad._calls import Call
 from cyad._creation import catch_libraries
 from cyad._dual import push_lanes
@@ -99,10 +100,12 @@ def second_order_call(who, f, args, kwargs):
     return call
 
 
+@stands_in
 class Slopes:
     """The gradient of a call as another one, which returns a list with an entry for each leaf."""
 
     def __init__(self, call):
+        self.acts_for = call.acts_for
         self._f, self.leaves, self.fixed, self.annotated = call.run, call.leaves, call.fixed, call.annotated
         self.__name__ = self.__qualname__ = call.__name__
 

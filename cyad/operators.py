@@ -21,8 +21,8 @@ def jacobian_operator(f, x, /, *args, **kwargs):
     """The Jacobian of `f` at the array `x` as a ``scipy.sparse.linalg.LinearOperator`` of shape (f(x).size, x.size).
 
     Products: ``J @ v`` and ``J @ V`` by forward mode, all columns of V in one run; ``J.T @ w`` and ``J.T @ W`` by
-    sweeps of one recording. Arrays with several axes count row by row. ``J.value`` is f(x). `x` may change afterwards: the
-    operator has a copy. Further arguments and keywords are passed on and not differentiated.
+    sweeps of one recording. Arrays with several axes count row by row. ``J.value`` is f(x). `x` may change afterwards:
+    the operator has a copy. Further arguments and keywords are passed on and not differentiated.
 
     Raises ActivityError where `x` is no array of real floats or the result no array (or list) of such numbers;
     ImportError where SciPy is missing.
