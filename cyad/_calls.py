@@ -60,7 +60,6 @@ class Call:
         given = [val for val, *_ in self._parts if is_structure(val)]
         given.extend(a for a in self._kwargs.values() if is_structure(a))
         self.acts_for = (f, *given) if given else f
-        self.run = f if self._bare else self._with_leaves
 
     def _add(self, name, a):
         """One more argument, as (value, number of its first leaf or None, number of leaves, how to rebuild it).
@@ -86,6 +85,17 @@ class Call:
         self._parts.append((a, len(self.leaves), len(leaves), rebuild))
         self.leaves.extend(leaves)
         self.names.extend([name] * len(leaves))
+
+    def at(self, leaves, fixed):
+        """The same call at other values."""
+        other = object.__new__(Call)
+        other.__dict__.update(self.__dict__)
+        other.leaves, other.fixed = list(leaves), list(fixed)
+        return other
+
+    @property
+    def run(self):
+        return self.f if self._bare else self._with_leaves
 
     def _with_leaves(self, *leaves):
         values, built = [], []

@@ -187,7 +187,7 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
     if mode.forward:
         val, derivs = _forward_gradient(mode, call, outs, chunk)
     else:
-        val, derivs = _reverse_gradient(mode, call, outs)
+        val, derivs = reverse_gradient(mode, call, outs)
     derivs = call.assemble(derivs)
     return WithPrimal(derivs, val) if mode.primal else derivs
 
@@ -212,7 +212,8 @@ def _outs_of(out, call):
     return outs
 
 
-def _reverse_gradient(mode, call, outs):
+def reverse_gradient(mode, call, outs):
+    """``(value, derivatives by leaf)`` of a call by one sweep; `outs` are shadows to use, None where there is none."""
     annotated = []
     for a, o in zip(call.leaves, outs, strict=True):
         if isinstance(a, np.ndarray):
@@ -222,7 +223,8 @@ def _reverse_gradient(mode, call, outs):
         else:
             annotated.append(Active(a))
     named = call.annotated(annotated)
-    entries, val = run_reverse(mode.with_primal(), call.run, Active, [a for _, a in named], {}, named, 1, False)
+    mode = ReverseWithPrimal if mode is Reverse else mode.with_primal()
+    entries, val = run_reverse(mode, call.run, Active, [a for _, a in named], {}, named, 1, False)
     return val, [e if isinstance(a, Active) else a.dval for a, e in zip(annotated, entries, strict=False)]
 
 

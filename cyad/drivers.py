@@ -7,7 +7,7 @@ from cyad._creation import catch_libraries
 from cyad._dual import push_lanes
 from cyad._sweeps import as_number, check_fits, check_outs, columns, direction_block, rows
 from cyad.activity import Const, Forward, Mode, Reverse
-from cyad.api import WithPrimal, gradient
+from cyad.api import WithPrimal, reverse_gradient
 from cyad.errors import ActivityError
 from cyad.structures import check_chunk
 
@@ -106,12 +106,12 @@ class Slopes:
 
     def __init__(self, call):
         self.acts_for = call.acts_for
-        self._f, self.leaves, self.fixed, self.annotated = call.run, call.leaves, call.fixed, call.annotated
+        self._call, self.leaves, self.fixed, self.annotated = call, call.leaves, call.fixed, call.annotated
         self.__name__ = self.__qualname__ = call.__name__
 
     def run(self, *values):
         n = len(self.leaves)
-        return list(gradient(Reverse, self._f, *values[:n], *map(Const, values[n:]))[:n])
+        return reverse_gradient(Reverse, self._call.at(values[:n], values[n:]), [None] * n)[1]
 
 
 def hvp(f, x, v, /, *args, out=None, **kwargs):

@@ -8,6 +8,7 @@ Thread safety: an operator belongs to one thread at a time; different ones to an
 """
 import numpy as np
 
+from cyad._arguments import stands_in
 from cyad._calls import Call, Restored
 from cyad._creation import catch_libraries
 from cyad._dual import push_lanes
@@ -106,10 +107,12 @@ def _call(who, f, x, args, kwargs):
     return Call(who, f, (x.copy(), *args), kwargs)
 
 
+@stands_in
 class ArrayResult:
     """A call whose result, lists of numbers too, is an array."""
 
     def __init__(self, call):
+        self.acts_for = call.acts_for
         self._run, self.leaves, self.fixed, self.annotated = call.run, call.leaves, call.fixed, call.annotated
         self.names, self.__name__, self.__qualname__ = call.names, call.__name__, call.__name__
 

@@ -424,7 +424,7 @@ def linearize(f, *primals):
     y = call.run(*call.leaves, *call.fixed)
 
     def push(*tangents):
-        call.leaves, call.fixed = [[a.copy() if isinstance(a, np.ndarray) else a for a in values] for values in kept]
-        return _push(call, tangents)[1]
+        point = [[a.copy() if isinstance(a, np.ndarray) else a for a in values] for values in kept]
+        return _push(call.at(*point), tangents)[1]
 
     return y, push
