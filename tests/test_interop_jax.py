@@ -173,6 +173,19 @@ def test_compiled_once():
     assert sorted(traced) == ["a", "b"]
 
 
+def test_structures_that_depend_on_shapes():
+    f = from_jax(lambda x: [x[k] * k for k in range(len(x))])
+    for n in (2, 4, 3, 2, 4):
+        assert len(f(X[:n])) == n
+        np.testing.assert_allclose(cyad.gradient(cyad.Reverse, lambda x: sum(f(x)), X[:n].copy())[0], range(n))
+
+
+def test_constants_of_jax():
+    f = from_jax(lambda p, x: p["w"] @ x + p["b"])
+    p = {"w": jnp.ones((3, 4)), "b": 2}
+    check_grads(lambda x: f(p, x) ** 2, X)
+
+
 def test_memory_is_shared_and_put_back():
     f = from_jax(lambda x: x * x)
     for size in (5, 1000, 100_000):

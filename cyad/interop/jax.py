@@ -156,7 +156,9 @@ def from_jax(fn):
 
     def g(*args, **kwargs):
         values, skeleton = put_aside(args, kwargs, is_value)
-        key = repr(jax.tree.structure(skeleton)), *map(identity, jax.tree.leaves(skeleton))
+        # Compiled code does not say again how its results are put together: that is known for each set of shapes.
+        key = (repr(jax.tree.structure(skeleton)), *map(identity, jax.tree.leaves(skeleton)),
+               *((np.shape(v), getattr(v, "dtype", type(v))) for v in values))
         flat = known.get(key)
         if flat is None:
             flat = known[key] = Flat(fn, skeleton, lambda part: isinstance(part, jax.Array))
@@ -170,12 +172,14 @@ def identity(part):
 
 
 def is_value(part):
-    return isinstance(part, np.ndarray) or is_leaf(part) or (isinstance(part, (int, np.integer, np.bool_)) and
-                                                             type(part) is not bool)
+    return isinstance(part, (np.ndarray, jax.Array)) or is_leaf(part) or (
+        isinstance(part, (int, np.integer, np.bool_)) and type(part) is not bool)
 
 
 def as_jax(value):
     """A JAX array over the memory of an array, where JAX can; a copy where it cannot."""
+    if isinstance(value, jax.Array):
+        return value
     if not isinstance(value, np.ndarray) or not value.flags.c_contiguous or not value.size or value.dtype.kind == "b" \
             or jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
         return jnp.array(value)
