@@ -142,6 +142,7 @@ SAME = {
 REFUSED = {
     "__float__": lambda a: float(a[:1, :1].reshape(())), "__complex__": lambda a: complex(a[:1, :1].reshape(())),
     "__array__": lambda a: a.__array__(), "__array_interface__": lambda a: a.__array_interface__,
+    "__buffer__": memoryview,
     "__reduce__": pickle.dumps, "__reduce_ex__": lambda a: pickle.dumps(a, 5), "data": lambda a: a.data,
     "ctypes": lambda a: a.ctypes.data, "tobytes": lambda a: a.tobytes(), "tofile": lambda a: a.tofile("/dev/null"),
     "dump": lambda a: a.dump("/dev/null"), "dumps": lambda a: a.dumps(), "byteswap": lambda a: a.byteswap(),
@@ -298,7 +299,7 @@ NUMBER_REFUSED = {
 }
 
 # What numbers must not have: NumPy would turn them into plain ones by these (np.array([s, s], dtype=object)).
-NUMBER_ABSENT = ABSENT | {"__array__", "__array_interface__"}
+NUMBER_ABSENT = ABSENT | {"__array__", "__array_interface__", "__buffer__"}
 
 
 def test_every_name_of_a_number_is_in_a_table():
