@@ -183,19 +183,6 @@ class Rebuild:
         back.update((id(containers[id(node)]), node.value) for node in self.nodes if id(node) in containers)
         known = {}
 
-        def original(value):
-            if id(value) in back:
-                return back[id(value)]
-            if id(value) not in known:   # the value is kept with it, for its id to stay its own
-                if is_leaf(value):
-                    known[id(value)] = value, plain(value)
-                elif is_structure(value):
-                    leaves, rebuild = flatten(value)
-                    known[id(value)] = value, rebuild([original(leaf) for leaf in leaves])
-                else:
-                    return value
-            return known[id(value)][1]
-
         for node in self.nodes:
             out, value = containers.get(id(node)), node.value
             if out is None or isinstance(out, tuple):
@@ -204,20 +191,35 @@ class Rebuild:
             if len(items) != len(before) or any(k != j or v is not u
                                                 for (k, v), (j, u) in zip(items, before, strict=True)):
                 if isinstance(value, dict):
-                    items = {key: original(v) for key, v in items}
+                    items = {key: _original(v, back, known, plain) for key, v in items}
                     value.clear()
                     value.update(items)
                 else:
-                    items = [original(v) for _, v in items]
+                    items = [_original(v, back, known, plain) for _, v in items]
                     value.clear()
                     value.extend(items)
             now, places = dict(attributes_of(out)), dict(node.attributes)
             for key, v in now.items():
                 if key not in places or v is not _part_of(places[key], values, containers):
-                    object.__setattr__(value, key, original(v))
+                    object.__setattr__(value, key, _original(v, back, known, plain))
             for key in places:
                 if key not in now and key in dict(attributes_of(value)):   # not gone in an earlier run
                     object.__delattr__(value, key)
+
+
+def _original(value, back, known, plain):
+    """What the caller may have of a value that was assigned: the caller's own object where it is one."""
+    if id(value) in back:
+        return back[id(value)]
+    if id(value) not in known:   # the value is kept with it, for its id to stay its own
+        if is_leaf(value):
+            known[id(value)] = value, plain(value)
+        elif is_structure(value):
+            leaves, rebuild = flatten(value)
+            known[id(value)] = value, rebuild([_original(leaf, back, known, plain) for leaf in leaves])
+        else:
+            return value
+    return known[id(value)][1]
 
 
 def _items(value):

@@ -409,13 +409,22 @@ cdef object lane_of(View v, int lane):
 cdef object unbroadcast(object c, tuple shape):
     """The transpose of broadcasting to the shape of `c`: sums over the axes that were repeated."""
     cdef int extra
-    if np.shape(c) == shape:
+    if shape_of(c) == shape:
         return c
     extra = np.ndim(c) - len(shape)
     if extra > 0:
         c = np.sum(c, axis=tuple(range(extra)))
     axes = tuple([i for i in range(len(shape)) if shape[i] == 1 and np.shape(c)[i] != 1])
     return np.sum(c, axis=axes, keepdims=True) if axes else c
+
+
+cdef object shape_of(object value):
+    """np.shape, which makes an array of a number to ask it."""
+    if isinstance(value, (float, int)) or is_scalar(value):
+        return ()
+    if isinstance(value, ndarray) or is_array(value):
+        return value.shape
+    return np.shape(value)
 
 
 cdef bint is_complex(object value):
@@ -664,7 +673,7 @@ cdef object link_row(Context ctx, Row row, object x, object y, object xp, object
     if _object_dtype(out):
         raise ActivityError(f"{row.name} met operands that make an array of objects; give arrays of floats")
     strong = row.strong or ctx.strong
-    shape = np.shape(out)
+    shape = shape_of(out)
     reads_mask = 0
     for k in range(row.nin):
         operand = y if k else x
@@ -694,35 +703,46 @@ cdef bint _object_dtype(object out):
 
 cdef tuple partial_maps(Row row, int k, object x, object y, object out, object shape, bint strong):
     """The pushforward and pullback of an elementwise operation in its k-th operand, from its row."""
-    operand_shape = np.shape(y if k else x)
+    cdef PartialMaps maps
+    operand_shape = shape_of(y if k else x)
     real_operand = not is_complex(plain_value(y if k else x))
     if not real_operand and not row.holomorphic:
         return nonholomorphic_maps(row, x, out, shape)
-    partial = row.partials[k]
-    cached = []
+    maps = PartialMaps.__new__(PartialMaps)
+    maps.partial = row.partials[k]
+    maps.x, maps.y, maps.out = x, y, out
+    maps.shape, maps.operand_shape = shape, operand_shape
+    maps.strong, maps.real_operand = strong, real_operand
+    return maps.push, maps.pull
 
-    def coefficient():
+
+@cython.final
+cdef class PartialMaps:
+    """Multiplication by a partial derivative, and its transpose. A class: closures that share one make reference cycles."""
+
+    cdef object partial, x, y, out, shape, operand_shape, value
+    cdef bint strong, real_operand
+
+    cdef object coefficient(self):
         # Evaluated when first needed (a reverse sweep may never get here), once for all lanes.
-        if not cached:
-            cached.append(partial(x, y, out))
-        return cached[0]
+        if self.value is None:
+            self.value = self.partial(self.x, self.y, self.out)
+        return self.value
 
-    def weigh(c, t):
-        if not strong:
+    cdef object weigh(self, object c, object t):
+        if not self.strong:
             return c * t
         with np.errstate(all="ignore"):
             return _strong_product(c, t)
 
-    def push(t):
-        c = weigh(coefficient(), t)
-        return c if np.shape(c) == shape else np.broadcast_to(c, shape)
+    def push(self, t):
+        c = self.weigh(self.coefficient(), t)
+        return c if shape_of(c) == self.shape else np.broadcast_to(c, self.shape)
 
-    def pull(g):
-        c = coefficient()
-        c = weigh(np.conjugate(c) if is_complex(plain_value(c)) else c, g)
-        return unbroadcast(real_part(c) if real_operand else c, operand_shape)
-
-    return push, pull
+    def pull(self, g):
+        c = self.coefficient()
+        c = self.weigh(np.conjugate(c) if is_complex(plain_value(c)) else c, g)
+        return unbroadcast(real_part(c) if self.real_operand else c, self.operand_shape)
 
 
 cdef tuple nonholomorphic_maps(Row row, object x, object out, object shape):
@@ -730,12 +750,13 @@ cdef tuple nonholomorphic_maps(Row row, object x, object out, object shape):
     if row.anti:
         return np.conjugate, np.conjugate
     if row.name == "absolute":
-        def direction():
-            # x / |x|, and 0 at 0.
-            return x / np.where(plain_value(out) == 0, 1.0, out)
-
-        return (lambda t: np.real(np.conjugate(direction()) * t)), (lambda g: np.real(g) * direction())
+        return (lambda t: np.real(np.conjugate(_direction(x, out)) * t)), (lambda g: np.real(g) * _direction(x, out))
     raise MissingRuleError(f"{row.name} of a complex active value is not holomorphic; write it in terms of real and imaginary parts")
+
+
+cdef object _direction(object x, object size):
+    """x / |x|, and 0 at 0."""
+    return x / np.where(plain_value(size) == 0, 1.0, size)
 
 
 cdef object _strong_product(object c, object t):

@@ -1,5 +1,6 @@
 """gradient, jacobian, hessian, hvp: shapes, chunks, memory, structures, what they refuse. The oracle is differences."""
 import functools
+import gc
 import threading
 
 import numpy as np
@@ -468,3 +469,39 @@ def test_partial_objects_and_constant_functions():
     r = jacobian(ReverseWithPrimal, f, POINT)
     assert r.val == f(POINT) and type(r.derivs) is tuple
     assert jacobian(ForwardWithPrimal, f, POINT).val == f(POINT)
+
+
+V = np.ones(4)
+OPERATORS = {
+    "gradient": lambda: gradient(Reverse, energy, POINT), "forward": lambda: gradient(Forward, energy, POINT),
+    "columns": lambda: jacobian(Forward, looped, POINT, chunk=3),
+    "rows": lambda: jacobian(Reverse, looped, POINT, chunk=2),
+    "hessian": lambda: hessian(energy, POINT), "hvp": lambda: hvp(energy, POINT, V),
+    "hvp of a loop": lambda: hvp(lambda x: np.sum(looped(x)), POINT, V),
+    "reverse over reverse": lambda: gradient(Reverse, lambda x: np.sum(gradient(Reverse, energy, x)[0]), POINT),
+    "forward over forward": lambda: gradient(Forward, lambda x: np.sum(gradient(Forward, energy, x)[0]), POINT),
+    "complex": lambda: gradient(Reverse, lambda z: np.sum(np.abs(z) * np.abs(z * z)), POINT + 1j),
+    "structure": lambda: gradient(Reverse, lambda p: p.setdefault("y", np.sum(p["x"])), {"x": POINT}),
+    "Const": lambda: jacobian(Reverse, lambda x, c: x * c, POINT, Const(V)),
+    "vjp": lambda: cyad.vjp(np.sin, POINT)[1](V), "linearize": lambda: cyad.linearize(np.sin, POINT)[1](V),
+    "jvp": lambda: cyad.jvp(np.sin, (POINT,), (V,)), "grad": lambda: cyad.grad(energy)(POINT, k=2.0),
+    "auxiliary": lambda: cyad.grad(lambda x: (np.sum(x), x * x), has_aux=True)(POINT),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_nothing_is_left_to_the_garbage_collector(name):
+    """No reference cycle keeps arrays alive after a call."""
+    OPERATORS[name]()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        OPERATORS[name]()
+        gc.collect()
+        left = [type(o).__name__ for o in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
