@@ -16,7 +16,8 @@ NUMBERS = {
     "sum": np.sum, "mean": np.mean, "dot": lambda x: np.dot(x, x), "matmul": lambda x: x @ x, "prod": np.prod,
     "var": np.var, "element": lambda x: x[0], "last": lambda x: x[-1] * 1.0, "product": lambda x: x[0] * x[1],
     "max": np.max, "median": np.median, "norm": np.linalg.norm, "vdot": lambda x: np.vdot(x, W),
-    "average": lambda x: np.average(x, weights=W), "trace": lambda x: np.trace(np.outer(x, x)), "0-d": lambda x: x[1, ...],
+    "average": lambda x: np.average(x, weights=W), "trace": lambda x: np.trace(np.outer(x, x)),
+    "0-d": lambda x: x[1, ...],
     "one entry": lambda x: x[:1], "std": np.std,
 }
 MASK = np.array([True, False, True])
