@@ -72,8 +72,6 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
     """A ufunc of which some argument is tracked, with all that a ufunc call may have."""
     cdef Row row
     cdef object out = kwargs.get("out")
-    if method == "__call__" and ufunc in _SPECIAL and not kwargs and len(inputs) == ufunc.nin:
-        return _SPECIAL[ufunc](*inputs)   # np.real and np.imag are ufuncs from NumPy 2.5 on
     if method == "at":
         return _ufunc_at(ufunc, *inputs)
     if method != "__call__":

@@ -48,7 +48,7 @@ def rows(funcs, name_of):
 def page():
     """The text of coverage.md."""
     functions = rows(get_overridable_numpy_array_functions(), classification.name_of)
-    ufuncs = rows(get_overridable_numpy_ufuncs(), lambda u: u.__name__)
+    ufuncs = rows([u for u in get_overridable_numpy_ufuncs() if u.types], lambda u: u.__name__)
     head = ["| name | kind | note |", "|---|---|---|"]
     return "\n".join([HEAD, "## Functions", "", *head, *functions, "", "## Ufuncs", "", *head, *ufuncs]) + "\n"
 

@@ -344,6 +344,8 @@ example("diff", lambda x, p: np.diff(x, prepend=p, append=1.0), V, X)
 example("ediff1d", np.ediff1d, V)
 example("ediff1d", lambda x: np.ediff1d(x, to_begin=x[0], to_end=x[:2]), V)
 example("polynomial.polynomial.polyval2d", polynomial.polyval2d, V, W, A)
+if hasattr(polynomial, "polyvalnd"):
+    example("polynomial.polynomial.polyvalnd", lambda x, y, c: polynomial.polyvalnd((x, y), c), V, W, A)
 example("polynomial.polynomial.polygrid2d", polynomial.polygrid2d, V, U, A)
 example("gradient", np.gradient, V)
 example("gradient", np.gradient, A)
