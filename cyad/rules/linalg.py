@@ -576,9 +576,13 @@ def shared(x, best, axes):
     return wins / np.maximum(np.add.reduce(wins, axis=axes, keepdims=True), 1).astype(real_dtype(best.dtype))
 
 
+def euclidean(ord, axes):
+    return ord is None or ord == "fro" or (ord == 2 and len(axes) == 1)
+
+
 def norm_weights(x, norm, ord, axes):
     """The direction in which the norm grows: ``d norm = Re sum(conj(weights) dx)``. 0 where the norm is 0."""
-    if ord is None or ord == "fro" or (ord == 2 and len(axes) == 1):
+    if euclidean(ord, axes):
         flat = np.equal(norm, 0)
         return np.where(flat, 0, x) / np.where(flat, 1, norm) if flat.any() else x / norm
     if len(axes) == 1:
@@ -625,7 +629,13 @@ def norm_rule(x, ord=None, axis=None, keepdims=False):
         return np.reshape(np.add.reduce((conj(weights()) * t).real, axis=axes), shape_out)
 
     def pull(g):
-        return weights() * np.reshape(g, shape_kept)
+        value, g = np.reshape(result, shape_kept), np.reshape(g, shape_kept)
+        if euclidean(used, axes):
+            # One array of the size of x instead of two; not where 1/norm is too large for a number.
+            scale = g / np.where(np.equal(value, 0), 1, value)
+            if np.all(np.isfinite(scale)):
+                return x * np.where(np.equal(value, 0), 0, scale)
+        return weights() * g
 
     return result, lambda k: (push, pull)
 
