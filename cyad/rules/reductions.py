@@ -198,7 +198,7 @@ def spread_of(a, mean, over):
     if mean is None:
         count = over.count()
         if not isinstance(count, int):
-            count = over.lift(np.asarray(count, dtype=real_dtype(a.dtype)))
+            count = over.lift(np.asarray(count, dtype=real_dtype(getattr(a, "dtype", np.dtype(float)))))
         mean = over.lift(over.total(a)) / count
     deviation = a - mean
     return deviation if over.where is True else np.where(over.where, deviation, 0)
