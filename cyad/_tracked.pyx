@@ -446,6 +446,7 @@ cdef int add_to_lane(Context ctx, View v, int lane, object c) except -1:
         if v.buf.lanes is None:
             v.buf.lanes = [None] * ctx.width
         old = v.buf.lanes[lane]
+        c = unbroadcast(c, ())
         v.buf.lanes[lane] = c if old is None else old + c
         return 0
     ensure_lanes(ctx, v.buf, ctx.width)

@@ -96,7 +96,16 @@ def broadcasts(x):
     return np.sum(a[:, 1:] ** 2) + np.prod(np.broadcast_to(np.sin(x), (3,)))
 
 
-ONE_NUMBER = [formula, scalar_loop, memory, arrays, linear_algebra, reuse, broadcasts]
+def picked(x):
+    """One number stored into many places at once, by masks and by index arrays."""
+    y = np.full(4, 1.5, np.result_type(x))
+    y[np.array([True, False, True, False])] = x * x
+    np.add.at(y, [0, 3, 3], np.sin(x))
+    y[[1, 1, 3]] *= x
+    return np.sum(y ** 3)
+
+
+ONE_NUMBER = [formula, scalar_loop, memory, arrays, linear_algebra, reuse, broadcasts, picked]
 
 
 @pytest.mark.parametrize("mix", mixes(1, 2, 3, 4))
