@@ -6,6 +6,23 @@ from cyad._shadow cimport Buffer, View
 from cyad._tracked cimport Context, TrackedArray
 from cyad.rules._kernels cimport Row
 
+# Operation codes above those of the elementwise table.
+cdef enum:
+    VARIABLE = 0x8000   # an input, or the result of a node
+    LOAD = 0x8001       # a: buffer, b: element      value of memory
+    LOAD32 = 0x8002
+    STORE = 0x8003      # a: slot, b: element, value's bytes: buffer
+    STORE32 = 0x8004
+    CLEAR = 0x8005      # a: buffer, b: element      a constant entered active memory
+    CLEAR32 = 0x8006
+    UNDO = 0x8007       # a: buffer, b: element      value: what memory held
+    UNDO32 = 0x8008
+    NODE = 0x8009       # a: node
+    OP_MASK = 0xFFFF
+    SLOT_A = 1 << 16    # operand a is a slot; otherwise an entry of the table of constants
+    SLOT_B = 1 << 17
+    NEED_SHIFT = 16     # shifted down, the two flags are the `need` of cyad_partials
+
 cdef packed struct Record:
     double value
     uint32_t a
@@ -26,6 +43,8 @@ cdef class Tape(Recording):
     cdef list locked
     cdef bint closed
     cdef bint outlives
+    cdef bint second        # a sweep of second order will follow
+    cdef list originals     # then, of arrays of the caller's that were written: (array, copy from before)
     cdef bint sweeping
     cdef bint entered
 
@@ -33,6 +52,7 @@ cdef class Tape(Recording):
     cdef int grow_constants(self) except -1
     cdef uint32_t constant(self, double value) except? 0xFFFFFFFF
     cdef int number_of(self, Buffer buf) except -1
+    cdef int first_write(self, Buffer buf) except -1
     cdef int refer(self, View v, object arr) except -1
     cdef int add_node(self, Node node) except -1
     cdef int start_sweep(self, int width) except -1
@@ -62,6 +82,7 @@ cdef class Adjoint:
 cdef class AdjointArray(TrackedArray):
     pass
 
+cdef uint32_t stored_buffer(Record* r) noexcept
 cdef object name_of(object f)
 cdef int seed(Tape tape, object value, int lane, object cotangent) except -1
 cdef int hold_shadow(Tape tape, TrackedArray v) except -1

@@ -69,23 +69,6 @@ import_array()
 
 cdef object TRUE = np.True_, FALSE = np.False_
 
-# Operation codes above those of the elementwise table.
-cdef enum:
-    VARIABLE = 0x8000   # an input, or the result of a node
-    LOAD = 0x8001       # a: buffer, b: element      value of memory
-    LOAD32 = 0x8002
-    STORE = 0x8003      # a: slot, b: element, value's bytes: buffer
-    STORE32 = 0x8004
-    CLEAR = 0x8005      # a: buffer, b: element      a constant entered active memory
-    CLEAR32 = 0x8006
-    UNDO = 0x8007       # a: buffer, b: element      value: what memory held
-    UNDO32 = 0x8008
-    NODE = 0x8009       # a: node
-    OP_MASK = 0xFFFF
-    SLOT_A = 1 << 16    # operand a is a slot; otherwise an entry of the table of constants
-    SLOT_B = 1 << 17
-    NEED_SHIFT = 16     # shifted down, the two flags are the `need` of cyad_partials
-
 cdef uint32_t MOST = 0xFFFFFFF0
 
 cdef Row ADD = rows_by_name["add"]
@@ -686,6 +669,8 @@ cdef class Tape(Recording):
             reads = row.reads & 7
         if yo.role != CONSTANT:
             reads |= (row.reads >> 3) & 7
+        if self.second and reads:
+            reads |= (xo.role != CONSTANT) | (yo.role != CONSTANT) << 1   # at second order also where the partial takes the output
         node = Elementwise.__new__(Elementwise)
         node.row = row
         node.out = result.place
@@ -878,7 +863,8 @@ cdef class Tape(Recording):
         if slot != NONE:
             check_storable(a)
         where = element_number(offset, 4 if single else 8)
-        buf.written = True
+        if not buf.written:
+            self.first_write(buf)
         if buf.referred and buf.referred_from <= offset < buf.referred_to:
             number = self.number_of(buf)
             self.undo.append(self.count)
@@ -910,6 +896,8 @@ cdef class Tape(Recording):
         node.outs = places
         node.operands = [place_of(v) for v in operands]
         node.pulls = pulls
+        if self.second and not reads[0] and not reads[1] and is_linear(pulls):
+            node.pushes = pushes
         for v in reads[0]:
             if is_array(v) and (<TrackedArray>v).ctx is self and not (<TrackedArray>v).boxed:
                 self.refer((<TrackedArray>v).place, (<TrackedArray>v).arr)
@@ -954,10 +942,17 @@ cdef class Tape(Recording):
         out.place.buf.active = True
         return self.add_node(node)
 
+    cdef int first_write(self, Buffer buf) except -1:
+        buf.written = True
+        if self.originals is not None and isinstance(buf.owner, ndarray):
+            self.originals.append((buf.owner, own_copy(buf.owner)))
+        return 0
+
     cdef int before_overwrite(self, TrackedArray target, object key) except -1:
         cdef Undo node
         cdef Buffer buf = target.place.buf
-        buf.written = True
+        if not buf.written:
+            self.first_write(buf)
         if not buf.referred or target.place.last <= buf.referred_from or buf.referred_to <= target.place.first:
             return 0
         node = Undo.__new__(Undo)
@@ -1319,6 +1314,18 @@ cdef int seed(Tape tape, object value, int lane, object cotangent) except -1:
     return add_to_lane(tape, (<TrackedArray>value).place, lane, cotangent)
 
 
+# Rules in these files read nothing only if they are linear, given the indices and masks that they keep; a user's may keep values.
+cdef frozenset _LINEAR = frozenset({f"cyad.rules.{name}" for name in (
+    "joining", "shapes", "selection", "scans", "reductions", "fourier")})
+
+
+cdef bint is_linear(list pulls) except -1:
+    for pull in pulls:
+        if getattr(pull, "__module__", None) not in _LINEAR:
+            return False
+    return True
+
+
 cdef inline double pulled(double g, double partial, unsigned char guarded) noexcept:
     """g times a partial; for a guarded operation a zero adjoint contributes nothing, whatever the partial."""
     cdef double c = g * partial
@@ -1331,7 +1338,7 @@ cdef inline void pull_lanes(double* g, double* target, double partial, int width
         target[lane] += pulled(g[lane], partial, guarded)
 
 
-cdef inline uint32_t stored_buffer(Record* r) noexcept:
+cdef uint32_t stored_buffer(Record* r) noexcept:
     cdef uint64_t packed
     memcpy(&packed, &r.value, 8)
     return <uint32_t>packed

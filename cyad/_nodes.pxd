@@ -84,6 +84,7 @@ cdef class Product(Node):
     cdef void cotangent(self, Matrix* g, int lane) noexcept
 
 cdef class Link(Node):
+    cdef object pushes   # kept for sweeps of second order where the maps read no values, otherwise None
     cdef list operands
     cdef list pulls
     cdef list outs
@@ -117,3 +118,7 @@ cdef class Undo(Node):
 
 cdef object adjoint_of(Recording tape, object place, int lane)
 cdef int lend_lanes(Recording tape, View v) except -1
+cdef void matrix_of(Matrix* m, View v, char* base, bint row) noexcept
+cdef Matrix transposed(Matrix m) noexcept
+cdef void multiply(int single, Matrix* x, Matrix* y, Matrix* out) noexcept
+cdef void multiply_add(int single, Matrix* x, Matrix* y, Matrix* out, char* scratch) noexcept

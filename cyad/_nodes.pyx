@@ -482,38 +482,46 @@ cdef class Product(Node):
         """Adds g @ b^T to the shadow of a (k = 0), or a^T @ g to that of b; straight into it where nothing is there yet."""
         cdef View target = self.b if k else self.a
         cdef Buffer buf = target.buf
-        cdef bint assign = buf.shadow is NULL and target.is_whole()
         cdef int lane, single = target.typenum == NPY_FLOAT
         cdef npy_intp item = 4 if single else 8
+        cdef npy_intp inner = g.rows if k else g.columns, outer = a.columns if k else b.rows
+        cdef bint assign = buf.shadow is NULL and target.is_whole() and inner > 0
+        cdef npy_intp start = 0, block = inner
         cdef Matrix t, left, right
         cdef char* scratch = NULL
         cdef float g32
         if buf.shadow is NULL:
             tape.give_shadow(buf, not assign)
+        if tape.width > 1 and (g.columns if k else g.rows) == 1 and inner * outer * item > 1 << 20:
+            # A matrix times one vector for each lane: in blocks that stay in the cache until all lanes have had them.
+            block = max(1, (1 << 19) // (outer * item))
         try:
-            for lane in range(tape.width):
-                if self.out is not None:
-                    self.cotangent(g, lane)
-                elif single:
-                    g32 = <float>tape.adjoints[<size_t>self.slot * tape.width + lane]
-                    g.data = <char*>&g32
-                else:
-                    g.data = <char*>(tape.adjoints + <size_t>self.slot * tape.width + lane)
-                if k == 0:
-                    left, right = g[0], transposed(b[0])
-                else:
-                    left, right = transposed(a[0]), g[0]
-                matrix_of(&t, target, buf.shadow + lane * buf.lane_bytes, k == 0)
-                if left.columns == 1:
-                    add_outer(single, &left, &right, &t, assign, tape.strong)
-                elif assign:
-                    multiply(single, &left, &right, &t)
-                else:
-                    if scratch is NULL:
-                        scratch = <char*>malloc(t.rows * t.columns * item)
+            while start < inner:
+                for lane in range(tape.width):
+                    if self.out is not None:
+                        self.cotangent(g, lane)
+                    elif single:
+                        g32 = <float>tape.adjoints[<size_t>self.slot * tape.width + lane]
+                        g.data = <char*>&g32
+                    else:
+                        g.data = <char*>(tape.adjoints + <size_t>self.slot * tape.width + lane)
+                    left = transposed(a[0]) if k else g[0]
+                    right = g[0] if k else transposed(b[0])
+                    left.data += start * left.along
+                    right.data += start * right.down
+                    left.columns = right.rows = min(block, inner - start)
+                    matrix_of(&t, target, buf.shadow + lane * buf.lane_bytes, k == 0)
+                    if left.columns == 1:
+                        add_outer(single, &left, &right, &t, assign and start == 0, tape.strong)
+                    elif assign and start == 0:
+                        multiply(single, &left, &right, &t)
+                    else:
                         if scratch is NULL:
-                            raise MemoryError(f"cannot allocate {t.rows * t.columns * item} bytes for a cotangent")
-                    multiply_add(single, &left, &right, &t, scratch)
+                            scratch = <char*>malloc(t.rows * t.columns * item)
+                            if scratch is NULL:
+                                raise MemoryError(f"cannot allocate {t.rows * t.columns * item} bytes for a cotangent")
+                        multiply_add(single, &left, &right, &t, scratch)
+                start += block
         finally:
             free(scratch)
         return 0
@@ -535,7 +543,7 @@ cdef void matrix_of(Matrix* m, View v, char* base, bint row) noexcept:
     m.columns = v.shape[v.ndim - 1] if v.ndim == 2 or row else 1
 
 
-cdef inline Matrix transposed(Matrix m) noexcept:
+cdef Matrix transposed(Matrix m) noexcept:
     cdef Matrix t
     t.data, t.rows, t.columns, t.down, t.along = m.data, m.columns, m.rows, m.along, m.down
     return t

@@ -16,6 +16,8 @@ cdef class Buffer:
     cdef Py_ssize_t lane_bytes
     cdef object shadow_owner
     cdef list lanes
+    cdef char* tangent
+    cdef object tangent_owner
     cdef int typenum
     cdef uint32_t number
     cdef bint active
@@ -31,6 +33,7 @@ cdef class Buffer:
 
     cdef int make_shadow(self, int width, bint zero) except -1
     cdef void drop_shadow(self) noexcept
+    cdef int make_tangent(self, bint zero) except -1
 
 cdef class View:
     cdef Buffer buf

@@ -136,7 +136,7 @@ cdef class Buffer:
     `referred_from` to `referred_to`); `exposed` that its plain memory was handed to compiled code; `written`
     that a tape saw a write into it; `constant` that it is a Const argument
     (named `name`); `conflict` that two shadows map it differently, so that it may only be read. `lanes` replaces `shadow` where the
-    shadow itself is tracked by an outer differentiation.
+    shadow itself is tracked by an outer differentiation. `tangent` is a second shadow, of one lane, for a sweep of second order.
     """
 
     cdef int make_shadow(self, int width, bint zero) except -1:
@@ -144,6 +144,12 @@ cdef class Buffer:
         self.shadow = block.data
         self.shadow_owner = block
         self.lane_bytes = self.nbytes
+        return 0
+
+    cdef int make_tangent(self, bint zero) except -1:
+        cdef Block block = new_block(self.nbytes, zero)
+        self.tangent = block.data
+        self.tangent_owner = block
         return 0
 
     cdef void drop_shadow(self) noexcept:

@@ -1,10 +1,14 @@
 """Jacobians, Hessians, and products with Hessians: what `_sweeps` computes, in the shapes that users know."""
+import itertools
+import math
+
 import numpy as np
 
 from cyad._arguments import stands_in
 from cyad._calls import Call
 from cyad._creation import catch_libraries
 from cyad._dual import push_lanes
+from cyad._second import plain_curvature
 from cyad._sweeps import as_number, check_fits, check_outs, columns, direction_block, rows
 from cyad.activity import Const, Forward, Mode, Reverse
 from cyad.api import WithPrimal, reverse_gradient
@@ -83,12 +87,35 @@ def hessian_at(f, args, kwargs, chunk=None, out=None):
             raise ActivityError(f"hessian: out= is for the Hessian by one array; {call.__name__} got something else")
         check_outs("hessian", outs, call.leaves, call.__name__)
     catch_libraries()
-    entries = columns("hessian", Forward, Slopes(call), chunk, None, outs)[2] if call.leaves else []
+    entries = swept_hessian(call, outs) if chunk is None else None
+    if entries is None:
+        entries = columns("hessian", Forward, Slopes(call), chunk, None, outs)[2] if call.leaves else []
     if outs is not None:
         entries = [[out]]
     by_leaf = [call.assemble(row) for row in entries]
     return tuple([None if const else call.assemble([row[i] for row in by_leaf])
                   for i, const in enumerate(call.constants)])
+
+
+def swept_hessian(call, outs):
+    """Rows of blocks by one recording and a sweep of second order for each entry; None where that cannot be had."""
+    shapes = [np.shape(leaf) for leaf in call.leaves]
+    directions = []
+    for k, shape in enumerate(shapes):
+        for at in np.ndindex(shape):
+            directions.append([np.zeros(s) if s or i == k else 0.0 for i, s in enumerate(shapes)])
+            directions[-1][k][at] = 1.0
+    swept = plain_curvature(call.run, call.leaves, directions, call.fixed, call.fixed_names)
+    if swept is None:
+        return None
+    starts = np.cumsum([0, *[math.prod(shape) for shape in shapes]])
+    entries = [[np.stack([product[k] for product in swept[0][low:high]], axis=-1).reshape(row + column)
+                if row or column else as_number(swept[0][low][k])
+                for column, (low, high) in zip(shapes, itertools.pairwise(starts), strict=True)]
+               for k, row in enumerate(shapes)]
+    if outs is not None:
+        outs[0][...] = entries[0][0]
+    return entries
 
 
 def second_order_call(who, f, args, kwargs):
@@ -118,8 +145,9 @@ def hvp(f, x, v, /, *args, out=None, **kwargs):
     """The product of the Hessian of a real scalar function with a direction: (H v)_i = sum_j d2f/dx_i dx_j v_j.
 
     `v` is like `x`: a float, an array, or a structure; so is the product. Further arguments and keywords are passed on
-    and not differentiated. Forward over reverse mode: it costs a small multiple of a gradient, whatever the size of
-    `x`. ``out`` receives the product of an array.
+    and not differentiated. It costs a small multiple of a gradient, whatever the size of `x`: one recording and a sweep
+    of second order. Where some operation has none, `f` is called again, for forward over reverse mode. ``out`` receives
+    the product of an array.
 
     Raises ActivityError where `v` does not match `x`, for complex and integer arguments, and for functions that do not
     return a real scalar. Any number of threads may call it.
@@ -161,9 +189,14 @@ def _curvature(who, f, x, v, args, kwargs, outs):
     catch_libraries()
     if not call.leaves:
         return x, x
-    _, _, slopes, tangents = push_lanes(Slopes(call), blocks, 1)
+    swept = plain_curvature(call.run, call.leaves, [[block[0] for block in blocks]], call.fixed, call.fixed_names)
+    if swept is None:
+        _, _, slopes, tangents = push_lanes(Slopes(call), blocks, 1)
+        found = [block[0] for block in tangents], slopes
+    else:
+        found = swept[0][0], swept[1]
     done = []
-    for derivs, o in zip(([block[0] for block in tangents], slopes), outs, strict=False):
+    for derivs, o in zip(found, outs, strict=False):
         if o is not None:
             o[...] = derivs[0]
             done.append(o)

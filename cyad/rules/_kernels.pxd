@@ -8,10 +8,11 @@ cdef extern from "_partials.h" nogil:
     int CYAD_OP_exp, CYAD_OP_log, CYAD_OP_sin, CYAD_OP_cos
     const unsigned char *cyad_has_partials
     const unsigned char *cyad_has_partials2
+    const unsigned char *cyad_curved
     const unsigned char *cyad_strong
     const unsigned char *cyad_arity
     void cyad_partials(int op, int need, double x, double y, double o, double *px, double *py)
-    void cyad_partials2(int op, double x, double y, double o, double *pxx, double *pxy, double *pyy)
+    void cyad_partials2(int op, int need, double x, double y, double o, double *pxx, double *pxy, double *pyy)
 
 
 cdef class Row:

@@ -329,7 +329,7 @@ def scalar_partials2(Row row, double x, double y, double o):
     cdef double pxx, pxy, pyy
     if not cyad_has_partials2[row.op]:
         return None
-    cyad_partials2(row.op, x, y, o, &pxx, &pxy, &pyy)
+    cyad_partials2(row.op, 3, x, y, o, &pxx, &pxy, &pyy)
     return pxx, pxy, pyy
 
 

@@ -23,7 +23,7 @@ static inline double cyad_hypot1(double a) { return fabs(a) > 1e10 ? fabs(a) : s
 /* Exponents that a partial of a small power has, where pow would take its long way. */
 static inline double cyad_power(double a, double b)
 {
-    return b == 1.0 ? a : b == 2.0 ? a * a : b == 0.5 && a > 0 ? sqrt(a) : pow(a, b);
+    return b == 1.0 ? a : b == 2.0 ? a * a : b == 0.0 ? 1.0 : b == 0.5 && a > 0 ? sqrt(a) : pow(a, b);
 }
 
 /* psi(x): reflection (DLMF 5.5.4) for x < 0, recurrence (5.5.2) up to 10, then the asymptotic series (5.11.2), whose
@@ -94,7 +94,7 @@ def scalars(ex, rules):
     """Op codes, flags and the two switches."""
     out = ["enum {", *(f"    CYAD_OP_{rule.name} = {i}," for i, rule in enumerate(rules)),
            f"    CYAD_OP_COUNT = {len(rules)}", "};", ""]
-    first, second, exists, exists2 = [], [], [], []
+    first, second, exists, exists2, curved = [], [], [], [], []
     for rule in rules:
         parts = [ex.parse(text) if text is not None else None for text in rule.partials]
         known = all(p is None or ex.c_available(p) for p in parts)
@@ -108,11 +108,14 @@ def scalars(ex, rules):
                  for target, i, j in (("pxx", 0, 0), ("pxy", 0, 1), ("pyy", 1, 1)) if max(i, j) < len(parts)]
         known = known and all(root is None or ex.c_available(root) for _, root in roots)
         exists2.append(known)
+        curved.append(sum(1 << i for i, (_, root) in enumerate(roots) if root is not ex.ZERO))
         if known:
+            conditions = {"pxx": "if (need & 1) ", "pxy": "if (need == 3) ", "pyy": "if (need & 2) "}
             second.append((rule.name, scalar_case(ex, [
-                ("", target, root) for target, root in roots if root not in (None, ex.ZERO)])))
+                (conditions[target], target, root) for target, root in roots if root not in (None, ex.ZERO)])))
     out += ["/* Whether C has the partials (scipy alone has some functions). Of first and of second order. */",
             flags("cyad_has_partials", exists), flags("cyad_has_partials2", exists2),
+            "/* Bits 0, 1, 2: the second partial xx, xy, yy is not always zero. */", flags("cyad_curved", curved),
             "/* A zero seed contributes exactly zero. */",
             flags("cyad_strong", [bool(rule.flags & 4) for rule in rules]),
             flags("cyad_arity", [len(rule.partials) for rule in rules]), ""]
@@ -120,8 +123,8 @@ def scalars(ex, rules):
             "   anything. Writes nothing where cyad_has_partials[op] is 0, or for an operand without derivative. */"]
     out += switch(ex, "static inline CYAD_INLINED void cyad_partials(int op, int need, double x, double y, double o, "
                       "double *px, double *py)", first)
-    out += ["/* The second partials, with the output's dependence on x and y in them. */"]
-    body = switch(ex, "static inline void cyad_partials2(int op, double x, double y, double o, "
+    out += ["/* The second partials of the operands that need names, with the output's dependence on them. */"]
+    body = switch(ex, "static inline void cyad_partials2(int op, int need, double x, double y, double o, "
                       "double *pxx, double *pxy, double *pyy)", second)
     body.insert(2, "    *pxx = *pxy = *pyy = 0.0;")
     return out + body
