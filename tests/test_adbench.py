@@ -26,3 +26,20 @@ def test_lstm(seed):
     slope = (lstm.objective(main + h * u, extra + h * v, state, sequence)
              - lstm.objective(main - h * u, extra - h * v, state, sequence)) / (2 * h)
     assert abs(np.sum(derivs[0] * u) + np.sum(derivs[1] * v) - slope) < 1e-8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gmm(seed):
+    gmm = load("gmm")
+    *parameters, x, prior = gmm.generate(40, d=4, k=3, seed=seed)
+    prior = (1.3, 2)
+    rng, h = np.random.default_rng(seed), 1e-5
+    along = [rng.normal(size=p.shape) for p in parameters]
+    slopes = []
+    for f in (gmm.objective, gmm.objective_at_once):
+        up, down = (f(*(p + s * u for p, u in zip(parameters, along, strict=True)), x, prior) for s in (h, -h))
+        derivs, value = gmm.gradient(f, *parameters, x, prior)
+        assert value == f(*parameters, x, prior)
+        slopes.append(sum(np.sum(g * u) for g, u in zip(derivs[:3], along, strict=True)))
+        assert abs(slopes[-1] - (up - down) / (2 * h)) < 1e-6 * abs(slopes[-1])
+    assert abs(slopes[0] - slopes[1]) < 1e-10 * abs(slopes[0])
