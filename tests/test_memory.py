@@ -898,17 +898,17 @@ def test_a_thread_started_by_the_function_sees_plain_numpy():
 
 def test_a_million_operations_on_scalars_take_constant_room_and_time():
     def record(n):
-        start = time.perf_counter()
+        start = time.thread_time()
         with cyad.Tape() as tape:
             x = tape.variable(0.5)
             y = x
             for _ in range(n // 2):
                 y = 0.5 * y + x
-        middle = time.perf_counter()
+        middle = time.thread_time()
         gradient = tape.gradient(y, x)
         assert tape.nbytes / n < 40
         assert gradient == pytest.approx(2.0)
-        return middle - start, time.perf_counter() - middle
+        return middle - start, time.thread_time() - middle
     record(1000)
     short, long = (min(record(n) for _ in range(3)) for n in (50_000, 1_000_000))
     assert long[0] < 5 * 20 * short[0] and long[1] < 5 * 20 * short[1] + 1e-3
@@ -922,9 +922,9 @@ def test_element_loops_log_nothing_and_stay_linear():
         return x[-1]
 
     def seconds(n):
-        x, start = np.ones(n), time.perf_counter()
+        x, start = np.ones(n), time.thread_time()
         cyad.gradient(Reverse, sweep, x)
-        return time.perf_counter() - start
+        return time.thread_time() - start
     seconds(100)
     assert min(seconds(4000) for _ in range(3)) < 5 * 10 * min(seconds(400) for _ in range(3))
 
