@@ -441,12 +441,10 @@ cdef object real_part(object c):
 cdef int add_to_lane(Context ctx, View v, int lane, object c) except -1:
     """Adds a cotangent to the shadow of a view in one lane, through ordinary NumPy calls."""
     if is_box(v):
-        if np.shape(c):
-            c = np.sum(c)   # the number was stored into several elements
         if v.buf.lanes is None:
             v.buf.lanes = [None] * ctx.width
         old = v.buf.lanes[lane]
-        c = unbroadcast(c, ())
+        c = unbroadcast(c, ())   # the number may have been stored into several elements
         v.buf.lanes[lane] = c if old is None else old + c
         return 0
     ensure_lanes(ctx, v.buf, ctx.width)
