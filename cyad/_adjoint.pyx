@@ -40,7 +40,7 @@ from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, trim_blocks, view_of
 from cyad._tracked cimport (
     DOUBLE, SINGLE, WEAK, Context, TrackedArray, add_to_lane, as_number, below, binary, buffer_over, check_alive,
-    check_storable, context_of, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar,
+    check_storable, context_of, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, explain,
     general_elementwise, is_array, is_tracked, lane_of, matrix_product, number, own_copy, plain_value, power, primal_at,
     real_operand, reduced_axes, register_types, run_plain, scalar_attribute, scalar_fits, warn, wrap_box, wrap_new,
     wrap_over, write_primal,
@@ -555,11 +555,12 @@ cdef class Tape(Recording):
         cdef PyObject* old = swap_current(<PyObject*>self)
         try:
             return f(*args, **kwargs)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             if self.locked and "read-only" in str(error):
                 raise LockedArrayError(
                     f"{name_of(f)} wrote an array that it captured and that the tape refers to (over a mebibyte it is not copied but "
                     "locked for the length of the call): pass the array as an argument, or write into a copy") from error
+            explain(error)
             raise
         finally:
             swap_current(old)

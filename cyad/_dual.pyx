@@ -28,8 +28,8 @@ from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_overlap, same_geometry, view_of
 from cyad._tracked cimport (
     DOUBLE, SINGLE, WEAK, Context, PushAll, TrackedArray, as_number, below, binary, buffer_over, check_alive,
-    check_storable, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, general_elementwise, is_array,
-    is_box, is_tracked, lane_of, matrix_product, number, own_copy, plain_value, power, primal_at, real_operand,
+    check_storable, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, explain, general_elementwise,
+    is_array,    is_box, is_tracked, lane_of, matrix_product, number, own_copy, plain_value, power, primal_at, real_operand,
     reduced_axes, register_types, scalar_attribute, scalar_fits, warn, wrap_box, wrap_over, write_primal, context_of,
     modular, warn_operator,
 )
@@ -989,6 +989,9 @@ def run_forward(mode, f, returned, args, kwargs, list named, int width, bint bat
         old = swap_current(<PyObject*>ctx)
         try:
             result = f(*positional, **keywords)
+        except (TypeError, ValueError) as error:
+            explain(error)
+            raise
         finally:
             swap_current(old)
             if type(f) is not FunctionType:
@@ -1056,6 +1059,9 @@ def push_lanes(call, list blocks, int width, bint strong=False):
         old = swap_current(<PyObject*>ctx)
         try:
             result = f(*values)
+        except (TypeError, ValueError) as error:
+            explain(error)
+            raise
         finally:
             swap_current(old)
             if type(f) is not FunctionType:

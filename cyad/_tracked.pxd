@@ -113,6 +113,7 @@ cdef object apply(Row row, object x, object y)
 cdef object general_elementwise(Context ctx, Row row, object x, object y)
 cdef object link_row(Context ctx, Row row, object x, object y, object xp, object yp, object out)
 cdef bint is_basic(object key) noexcept
+cdef int explain(object error) except -1
 cdef object own_key(object key)
 cdef object plain_key(object key)
 cdef object run_plain(object function, tuple args)

@@ -32,6 +32,7 @@ from cyad._shadow cimport Buffer, View, buffer_of_new, extent_of, new_result, vi
 from cyad.rules._kernels cimport Row, evaluate_array, multiply_matrices
 
 import functools
+import opcode
 import operator
 import types
 
@@ -255,6 +256,27 @@ def register_overridden(overridden):
 
 cdef object dispatch(object func, object args, object kwargs):
     return _dispatch(func, args, kwargs)
+
+
+cdef dict _OPCODES = opcode.opmap
+
+
+cdef int explain(object error) except -1:
+    """Adds to an error of compiled code, which knows nothing of tracked values, that it was given some."""
+    cdef object trace = error.__traceback__, frame
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    frame = trace.tb_frame
+    code = frame.f_code
+    if isinstance(error, ADError) or not 0 <= trace.tb_lasti < len(code.co_code) \
+            or code.co_code[trace.tb_lasti] == _OPCODES["RAISE_VARARGS"]:
+        return 0   # cyad's own, or raised by Python code that knows why
+    tracked = sorted([name for name, value in frame.f_locals.items() if is_tracked(value)])
+    if tracked:
+        error.add_note(f"cyad: compiled code that takes plain arrays only was called in {code.co_qualname}, line {trace.tb_lineno}, where "
+                       f"{', '.join(tracked)} carried derivatives; give the function a rule (cyad.rules), or compute "
+                       "with NumPy's functions")
+    return 0
 
 
 # ---- wrapping -------------------------------------------------------------------------------------------------------

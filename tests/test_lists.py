@@ -148,6 +148,22 @@ def test_what_is_refused_says_where(name, mode):
     assert not STORE.any()
 
 
+@pytest.mark.parametrize("mode", [Forward, Reverse], ids=["forward", "reverse"])
+def test_errors_of_compiled_code_get_a_note(mode):
+    """Which knows nothing of tracked arrays, and says so in its own words. Errors that Python code raises get none."""
+    linalg = pytest.importorskip("scipy.linalg")
+    with pytest.raises(TypeError) as caught:
+        gradient(mode, lambda x: np.sum(linalg.inv(x.reshape(2, 2))), X)
+    (note,) = caught.value.__notes__
+    assert note.startswith("cyad: compiled code that takes plain arrays only was called in inv, line")
+
+    def refuses(x):
+        raise TypeError("no")
+    with pytest.raises(TypeError) as caught:
+        gradient(mode, refuses, X)
+    assert not hasattr(caught.value, "__notes__")
+
+
 def test_plain_calls_are_numpys_own():
     """Inside a call, with lists of plain numbers; and outside, with anything."""
     def f(x):
