@@ -757,8 +757,16 @@ def _put(a, ind, v, mode="raise"):
     a.flat[ind] = v
 
 
+cdef object part_of(TrackedArray z, object function):
+    """The real or imaginary part of a complex array: a view, whose shadow is that part of the shadow."""
+    check_alive(z.ctx)
+    return wrap_view(z, run_primal(z.ctx, function, (z.prim,), {}))
+
+
 @special(np.real)
 def _real(val):
+    if is_array(val) and not (<TrackedArray>val).boxed and val.dtype.kind == "c":
+        return part_of(<TrackedArray>val, np.real)
     if not np.iscomplexobj(plain_value(val)):
         return val
     return dispatch_rule(registry.lookup(np.real), np.real, (val,), {})
@@ -766,6 +774,8 @@ def _real(val):
 
 @special(np.imag)
 def _imag(val):
+    if is_array(val) and not (<TrackedArray>val).boxed and val.dtype.kind == "c":
+        return part_of(<TrackedArray>val, np.imag)
     if not np.iscomplexobj(plain_value(val)):
         return val * 0.0 if not is_array(val) else np.zeros_like(val)
     return dispatch_rule(registry.lookup(np.imag), np.imag, (val,), {})

@@ -205,16 +205,62 @@ def test_gradients_of_real_functions_in_both_modes():
         assert g == (None,)
 
 
-def test_parts_are_not_written_through():
-    """In NumPy z.real is a view; here it is a copy, which refuses to be written: nothing is lost."""
-    def f(z):
-        w = z.copy()
-        w.real[0] = 2.0
-        return np.sum(np.abs(w))
+def written_through(x):
+    z = x + 1j * x[::-1]
+    z.real[1:] = x[:-1] ** 2
+    z.imag *= 2.0
+    np.add.at(z.real, [0, 0], x[:2])
+    part = z.imag[::-1]
+    z *= 1.0 + 2.0j
+    part[0] += x[1]
+    return np.sum(np.abs(z * z)) + np.sum(part * x)
 
-    for mode in (Forward, Reverse):
-        with pytest.raises(ValueError, match="read-only"):
-            gradient(mode, f, Z)
+
+def updated_part(x):
+    y = np.real(np.fft.ifft(np.fft.fft(x) * np.array([1.0, 0.5, 0.2])))
+    y += x[0]
+    y[1:] *= y[:-1].copy()
+    return np.sum(y**2)
+
+
+def assigned_parts(x):
+    z = np.zeros((2, 3), complex)
+    z.real = x
+    z.imag[:, ::2] = x[::2] ** 2
+    part = z.T.real
+    z[1] *= 1.0j
+    return np.sum(part[:, 0] * x) + np.sum(part.ravel() ** 3) + z[1, 2].real * z.imag[0, 0]
+
+
+@pytest.mark.parametrize("f", [written_through, updated_part, assigned_parts])
+def test_parts_are_views(f):
+    """As in NumPy: written through, read after writes to the whole; to second order."""
+    def slope(x):
+        return gradient(Reverse, f, x)[0] @ np.array([1.0, -2.0, 0.5])
+
+    for function in (f, slope):
+        want = [(function(X + h) - function(X - h)) / 2e-6 for h in 1e-6 * np.eye(3)]
+        for mode in (Forward, Reverse):
+            assert_allclose(gradient(mode, function, X)[0], want, rtol=1e-7, atol=1e-6)
+    lanes, single = np.zeros((3, 3)), np.zeros(3)
+    autodiff(Reverse, f, Active, BatchDuplicated(X.copy(), tuple(lanes)))
+    autodiff(Reverse, f, Active, Duplicated(X.copy(), single))
+    assert_allclose(lanes, [single] * 3, rtol=1e-14)
+
+
+def test_parts_of_an_argument_are_views():
+    """The shadow of z.real is the real part of the shadow of z."""
+    def f(z):
+        z.real[0] = 2.0
+        z.imag[1:] *= 3.0
+
+    z, shadow = Z.copy(), W.copy()
+    autodiff(Reverse, f, Const, Duplicated(z, shadow))
+    assert_array_equal(z, [2.0 + 0.8j, complex(-0.5, 0.3 * 3), complex(0.9, -0.4 * 3)])
+    assert_allclose(shadow, [1j * W[0].imag, complex(W[1].real, 3 * W[1].imag), complex(W[2].real, 3 * W[2].imag)])
+    z, shadow = Z.copy(), W.copy()
+    autodiff(Forward, f, Duplicated(z, shadow))
+    assert_allclose(shadow, [1j * W[0].imag, complex(W[1].real, 3 * W[1].imag), complex(W[2].real, 3 * W[2].imag)])
 
 
 def test_kinks():
