@@ -143,7 +143,7 @@ class Rebuild:
             out = containers.get(id(node))
             if out is None or isinstance(out, tuple):
                 continue
-            for now, places, is_attribute in ((_items(out), node.items, False),
+            for now, places, is_attribute in ((items_of(out), node.items, False),
                                               (attributes_of(out), node.attributes, True)):
                 before = dict(places)
                 for key, value in now:
@@ -187,7 +187,7 @@ class Rebuild:
             out, value = containers.get(id(node)), node.value
             if out is None or isinstance(out, tuple):
                 continue
-            items, before = list(_items(out)), [(key, _part_of(p, values, containers)) for key, p in node.items]
+            items, before = list(items_of(out)), [(key, _part_of(p, values, containers)) for key, p in node.items]
             if len(items) != len(before) or any(k != j or v is not u
                                                 for (k, v), (j, u) in zip(items, before, strict=True)):
                 if isinstance(value, dict):
@@ -222,7 +222,7 @@ def _original(value, back, known, plain):
     return known[id(value)][1]
 
 
-def _items(value):
+def items_of(value):
     if isinstance(value, dict):
         return value.items()
     return enumerate(value) if isinstance(value, _CONTAINERS) else ()
@@ -253,7 +253,7 @@ def release(value, change, seen):
     if not is_structure(value) or id(value) in seen:
         return value
     seen.add(id(value))
-    items = list(_items(value)) if isinstance(value, _CONTAINERS) and len(value) <= SEARCHED else []
+    items = list(items_of(value)) if isinstance(value, _CONTAINERS) and len(value) <= SEARCHED else []
     new = [(key, v, release(v, change, seen)) for key, v in items]
     if isinstance(value, tuple) and any(v is not u for _, u, v in new):
         return tuple.__new__(type(value), [v for _, _, v in new])
@@ -301,7 +301,7 @@ def _read(value, leaves, arrays, nodes):
     if id(value) in nodes:
         return nodes[id(value)]
     node = nodes[id(value)] = Node(value)
-    for own, found in ((node.items, list(_items(value))), (node.attributes, attributes_of(value))):
+    for own, found in ((node.items, list(items_of(value))), (node.attributes, attributes_of(value))):
         for key, child in found:
             part = _read(child, leaves, arrays, nodes)
             own.append((key, part))
@@ -329,6 +329,7 @@ def _build(part, values, built):
     elif isinstance(value, (list, dict, collections.deque)):
         out = built[id(part)] = copy.copy(value)
         if isinstance(value, dict):
+            out.clear()   # of what was put in since the structure was read
             for key, p in part.items:
                 out[key] = _build(p, values, built)
             if getattr(value, "__dict__", None) is value:   # attributes that are the entries
@@ -341,6 +342,10 @@ def _build(part, values, built):
         return value
     else:
         out = built[id(part)] = copy.copy(value)
+    known = dict(part.attributes)
+    for key, _ in attributes_of(out):
+        if key not in known:   # assigned since the structure was read
+            object.__delattr__(out, key)
     for key, p in part.attributes:
         object.__setattr__(out, key, _build(p, values, built))   # frozen dataclasses refuse plain assignment
     return out

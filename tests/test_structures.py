@@ -316,3 +316,57 @@ def test_gradients_can_be_pickled():
     (g,) = gradient(Reverse, lambda p: np.sum(p.w), Layer(W, 1.0))
     again = pickle.loads(pickle.dumps(g))
     assert_array_equal(again.w, g.w)
+
+
+class Net:
+    def __init__(self):
+        self.w = np.ones((2, 2))
+
+    def loss(self, x):
+        self.n = np.sum(self.w @ x)
+        return self.n**2
+
+
+class Slotted:
+    __slots__ = ("n", "w")
+
+    def __init__(self):
+        self.w = np.ones(2)
+
+
+def _adds(p):
+    p["n"] = np.sum(p["w"])
+    return p["n"] ** 2
+
+
+def _sets(s):
+    s.n = np.sum(s.w)
+    return s.n ** 2
+
+
+@BOTH
+def test_what_the_function_adds_is_not_in_the_gradient(mode):
+    net, x = Net(), np.array([1.0, 2.0])
+    g = gradient(mode, lambda net, x: net.loss(x), net, x)[0]
+    assert list(vars(g)) == ["w"] and net.n == 6.0
+    assert_allclose(g.w, [[12.0, 24.0], [12.0, 24.0]])
+    p = {"w": np.ones(2)}
+    g = gradient(mode, _adds, p, chunk=1 if mode.forward else None)[0]   # more than one run, in forward mode
+    assert list(g) == ["w"] and p["n"] == 2.0
+    g = gradient(mode, _sets, Slotted())[0]
+    assert not hasattr(g, "n")
+    assert_allclose(g.w, [4.0, 4.0])
+    g = cyad.jacobian(mode, lambda p: np.array([_adds(p)]), {"w": np.ones(2)})[0]
+    assert list(g) == ["w"]
+
+
+def test_what_the_function_adds_is_in_no_derivative():
+    (g,) = cyad.vjp(_adds, {"w": np.ones(2)})[1](1.0)
+    assert list(g) == ["w"]
+    h = cyad.hessian(_adds, {"w": np.ones(2)})
+    assert list(h) == ["w"] and list(h["w"]) == ["w"]
+    assert_allclose(h["w"]["w"], 2 * np.ones((2, 2)))
+    assert list(cyad.hvp(_adds, {"w": np.ones(2)}, {"w": np.ones(2)})) == ["w"]
+    ref = cyad.Ref({"w": np.zeros(2)})
+    cyad.autodiff(Reverse, _adds, cyad.Active, cyad.MixedDuplicated({"w": np.ones(2)}, ref))
+    assert list(ref.value) == ["w"]
