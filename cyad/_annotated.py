@@ -9,6 +9,7 @@ import numpy as np
 
 from cyad._arguments import plain_result
 from cyad._dual import tangents_of
+from cyad._matching import shadow_like
 from cyad._structures import Leaf, flatten, is_structure
 from cyad.activity import (
     Active,
@@ -18,6 +19,7 @@ from cyad.activity import (
     Const,
     Duplicated,
     MixedDuplicated,
+    check_shadow,
 )
 from cyad.errors import ActivityError
 
@@ -55,79 +57,84 @@ def is_structured(annotation):
     return not isinstance(annotation, Const) and is_structure(annotation.val)
 
 
-def _leaf_annotations(name, mode, a):
-    """A structured argument as annotated leaves, what puts them together again, and the leaves of its shadows."""
-    leaves, rebuild = flatten(a.val)
+def _leaf_annotations(name, mode, a, rebuild):
+    """A structured argument as annotated leaves, and its shadows with their containers (see `shadow_like`)."""
     mixed = isinstance(a, (MixedDuplicated, BatchMixedDuplicated))
-    shadows = [d.value if mixed else d for d in (a.dval if a.batched else (a.dval,))]
-    holders = [flatten(shadow)[1] for shadow in shadows]
-    lanes = [holder.leaves for holder in holders]
-    for lane in lanes:
-        if len(lane) != len(leaves):
-            raise ActivityError(f"{name}: the shadow has {len(lane)} numbers and arrays, the value {len(leaves)}; "
-                                "they must have the same structure (make it by copying the value)")
+    shadows = [shadow_like(rebuild, d.value if mixed else d, f"the shadow of {name}", "the value")
+               for d in (a.dval if a.batched else (a.dval,))]
     annotated = []
-    for i, leaf in enumerate(leaves):
-        own = tuple(lane[i] for lane in lanes)
+    for i, leaf in enumerate(rebuild.leaves):
+        own = tuple(shadow.leaves[i] for shadow, _ in shadows)
         if isinstance(leaf, np.ndarray) or mode.forward:
             annotated.append(BatchDuplicated(leaf, own) if a.batched else Duplicated(leaf, own[0]))
-        elif mixed or all(shadow.holder_of(i) is not None for shadow in holders):
-            annotated.append(Active(leaf))
-        else:
+            continue
+        for g in own:
+            check_shadow(type(a).__name__, leaf, g)
+        if not mixed and any(shadow.holder_of(i) is None for shadow, _ in shadows):
             raise ActivityError(f"{name} holds a number in a tuple or a frozen dataclass, where a shadow cannot be "
                                 "changed in place; use MixedDuplicated with a Ref")
-    return annotated, rebuild, lanes
+        annotated.append(Active(leaf))
+    return annotated, shadows
 
 
 class LeafCall:
-    """A call whose arguments may be structures, as a function `f` of the annotated leaves `flat`."""
+    """A call whose arguments may be structures, as a function `f` of the annotated leaves `flat`.
 
-    def __init__(self, mode, f, args):
+    `recorded` is the call whose tape is swept, if this one only brings shadows: theirs are the structures.
+    """
+
+    def __init__(self, mode, f, args, recorded=None):
         self.flat, self._parts, self._given, self._forward, self._kept, self._shadows = [], [], f, mode.forward, [], []
         for i, a in enumerate(args):
             a = a if isinstance(a, Annotation) else Const(a)
+            annotated, rebuild, shadows = [a], None, None
             if is_structured(a):
-                annotated, rebuild, lanes = _leaf_annotations(f"argument {i + 1} of {name_of(f)}", mode, a)
-            else:
-                annotated, rebuild, lanes = [a], None, None
-            self._parts.append((a, len(self.flat), len(annotated), rebuild, lanes))
+                rebuild = recorded.rebuild_of(i) if recorded is not None else None
+                rebuild = flatten(a.val)[1] if rebuild is None else rebuild
+                annotated, shadows = _leaf_annotations(f"argument {i + 1} of {name_of(f)}", mode, a, rebuild)
+            self._parts.append((a, len(self.flat), len(annotated), rebuild, shadows))
             self.flat.extend(annotated)
         self.f = f
         if any(rebuild is not None for _, _, _, rebuild, _ in self._parts):
             self.f = self._function_of_leaves(f)
 
+    def rebuild_of(self, i):
+        """What puts an argument together; None where it is no structure."""
+        return self._parts[i][3] if i < len(self._parts) else None
+
     def _function_of_leaves(self, f):
         @functools.wraps(f)
         def of_leaves(*leaves, **keywords):
             args, built = [], []
-            for a, at, count, rebuild, lanes in self._parts:
+            for _, at, count, rebuild, shadows in self._parts:
                 if rebuild is None:
                     args.append(leaves[at])
                 else:
                     value, made = rebuild.build(leaves[at:at + count])
                     args.append(value)
-                    built.append((a, rebuild, made, lanes))
+                    built.append((rebuild, made, shadows))
             try:
                 result = f(*args, **keywords)
-                for a, rebuild, made, lanes in built:
-                    self._assigned(a, rebuild, made, lanes)
+                for rebuild, made, shadows in built:
+                    self._assigned(rebuild, made, shadows)
                 return result
             finally:
-                for _, rebuild, made, _ in built:
+                for rebuild, made, _ in built:
                     rebuild.settle(made, plain_result)
         return of_leaves
 
-    def _assigned(self, a, rebuild, made, lanes):
+    def _assigned(self, rebuild, made, shadows):
         """Attributes and entries that the function gave another value: the shadow is that of the new value."""
         for node, is_attribute, key, part, value in rebuild.changes(made):
             if self._forward:
-                for k, tangent in enumerate(tangents_of(value)):
-                    self._shadows.append((a, k, rebuild.nodes.index(node), is_attribute, key, tangent))
+                for (_, twins), tangent in zip(shadows, tangents_of(value), strict=True):
+                    if id(node) in twins:   # an object that held no number may be the same one in the shadow
+                        self._shadows.append((twins[id(node)], is_attribute, key, tangent))
                 continue
             if not isinstance(part, Leaf):
                 continue   # it had no shadow before the call: nobody can have asked for its adjoint
             old = rebuild.leaves[part.index]
-            given = [lane[part.index] for lane in lanes]
+            given = [shadow.leaves[part.index] for shadow, _ in shadows]
             if not any(np.any(g) for g in given):
                 continue
             leaf = made[0][part.index]
@@ -143,9 +150,7 @@ class LeafCall:
         """After the call: shadows of what was assigned, and the contents of arrays that were only written to tell."""
         for old, before in self._kept:
             old[...] = before
-        places = [(flatten(a.dval[k] if a.batched else a.dval)[1].nodes[number].value, is_attribute, key, tangent)
-                  for a, k, number, is_attribute, key, tangent in self._shadows]
-        for holder, is_attribute, key, tangent in places:
+        for holder, is_attribute, key, tangent in self._shadows:
             if is_attribute:
                 object.__setattr__(holder, key, tangent)
             elif isinstance(holder, dict) or key < len(holder):
@@ -156,23 +161,20 @@ class LeafCall:
     def entries(self, out):
         """One entry for each argument, of one for each leaf; the shadows of mixed structures are replaced."""
         entries, end = [], 0
-        for a, at, count, rebuild, lanes in self._parts:
+        for a, at, count, rebuild, shadows in self._parts:
             end = at + count
             if rebuild is None:
                 entries.append(out[at])
                 continue
             entries.append(None)
-            if isinstance(a, (MixedDuplicated, BatchMixedDuplicated)):
-                for k, ref in enumerate(a.dval if a.batched else (a.dval,)):
-                    derivs = out[at:end]
-                    ref.value = flatten(ref.value)[1]([
-                        shadow if d is None else shadow + (d[k] if isinstance(d, tuple) else d)
-                        for shadow, d in zip(lanes[k], derivs, strict=True)])
-                continue
-            for k, shadow in enumerate(a.dval if a.batched else (a.dval,)):
-                holder = None
-                for i, d in enumerate(out[at:end]):
-                    if d is not None:   # a number: its derivative is added where it stands in the shadow
-                        holder = holder or flatten(shadow)[1]
-                        holder.assign(i, lanes[k][i] + (d[k] if isinstance(d, tuple) else d))
+            for k, (shadow, _) in enumerate(shadows):
+                sums = [d if d is None else shadow.leaves[j] + (d[k] if isinstance(d, tuple) else d)
+                        for j, d in enumerate(out[at:end])]
+                if isinstance(a, (MixedDuplicated, BatchMixedDuplicated)):
+                    ref = a.dval[k] if a.batched else a.dval
+                    ref.value = shadow([g if s is None else s for g, s in zip(shadow.leaves, sums, strict=True)])
+                    continue
+                for j, s in enumerate(sums):
+                    if s is not None:   # a number: its derivative is added where it stands in the shadow
+                        shadow.assign(j, s)
         return tuple(entries) + tuple(out[end:])

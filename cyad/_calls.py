@@ -8,6 +8,7 @@ import numpy as np
 
 from cyad._annotated import name_of
 from cyad._arguments import plain_result, stands_in
+from cyad._matching import check_tangent, tangents_like
 from cyad._structures import flatten, is_structure
 from cyad.activity import Active, Annotation, Const, check_number
 from cyad.errors import ActivityError
@@ -148,18 +149,12 @@ class Call:
         for i, (value, (_, at, count, rebuild)) in enumerate(zip(values, self._parts, strict=False)):
             if count == 0 and rebuild is None:
                 continue
-            own = [value] if rebuild is None else flatten(value)[0]
             what = f"{who} for argument {i + 1} of {self.__name__}"
-            if len(own) != count:
-                raise ActivityError(f"{what} has {len(own)} numbers and arrays, the argument {count}; they must have "
-                                    "the same structure")
-            for leaf, given in zip(self.leaves[at:at + count], own, strict=True):
-                if np.shape(given) != np.shape(leaf):
-                    raise ActivityError(f"{what} has shape {np.shape(given)}, the argument {np.shape(leaf)}; they must "
-                                        "be the same")
-                if np.iscomplexobj(given) and not np.iscomplexobj(leaf):
-                    raise ActivityError(f"{what} is complex, the argument real")
-            out.extend(own)
+            if rebuild is not None:
+                out.extend(tangents_like(rebuild, value, what, "the argument"))
+            else:
+                check_tangent(what, self.leaves[at], value, "the argument")
+                out.append(value)
         return out
 
 

@@ -48,7 +48,7 @@ cdef class Pullback:
     cdef list results      # leaves of what the function returned
     cdef list active       # which arguments have a derivative
     cdef list kinds        # the caller's values of numbers, for the dtype of their derivatives
-    cdef object rebuild_result
+    cdef readonly object rebuild_result   # what puts a result together (_structures.Rebuild)
     cdef readonly list leaves   # the results as plain values
 
     def __init__(self, f, args, dict kwargs, list named, bint strong=False, bint outlives=True):
@@ -65,6 +65,7 @@ cdef class Pullback:
                 write_back(self.arguments)
             self.results, self.rebuild_result = flatten(result)
             self.leaves = [plain_leaf(tape, leaf) for leaf in self.results]
+            self.rebuild_result.leaves = self.leaves   # others are held against plain values
         finally:
             tape.alive = False
             tape.unlock()
@@ -87,10 +88,6 @@ cdef class Pullback:
     def nbytes(self):
         """Bytes of the tape's records and constants."""
         return self.tape.nbytes
-
-    def rebuild(self, leaves):
-        """A structure like the result, of other leaves."""
-        return self.rebuild_result(leaves)
 
     def pull(self, list cotangents, int width, list entries=None, list into=None):
         """The cotangents of the arguments, a tuple of `width` for each; None for those that have no derivative.

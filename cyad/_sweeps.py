@@ -247,7 +247,7 @@ class Recorded:
         named = call.annotated([Input(leaf) for leaf in call.leaves])
         self.pullback = Pullback(call.run, [a.val for _, a in named], {}, named, strong, outlives)
         self.val, self.primals = self.pullback.primal, self.pullback.leaves
-        self.rebuild = None if is_leaf(self.val) else self.pullback.rebuild
+        self.rebuild = None if is_leaf(self.val) else self.pullback.rebuild_result
 
     def pull(self, blocks, width, into=None):
         """The cotangents of the leaves, arrays (width, *leaf.shape), from those of the result's leaves."""

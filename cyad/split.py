@@ -10,8 +10,8 @@ import numpy as np
 
 from cyad._annotated import LeafCall, annotate, name_of, width_of
 from cyad._creation import catch_libraries
+from cyad._matching import check_tangent, shadow_like
 from cyad._pullback import Pullback
-from cyad._structures import flatten
 from cyad.activity import (
     Active,
     Annotation,
@@ -46,7 +46,7 @@ class SplitTape:
     60
     """
 
-    __slots__ = ("_activities", "_pullback", "_returned", "_shadow", "_thunk")
+    __slots__ = ("_activities", "_call", "_pullback", "_returned", "_shadow", "_thunk")
 
     @property
     def nbytes(self):
@@ -114,8 +114,8 @@ class _Thunk:
     def __init__(self, mode, f, returned, activities):
         self.mode, self.f, self.returned, self.activities = mode, f, returned, activities
 
-    def annotated(self, args, kwargs):
-        """The call by its leaves (see api), checked."""
+    def annotated(self, args, kwargs, recorded=None):
+        """The call by its leaves (see api), checked; `recorded` is the one that went forward."""
         name = name_of(self.f)
         if self.activities and len(args) != len(self.activities):
             raise ActivityError(f"{name} was given {len(args)} arguments where autodiff_thunk was told of "
@@ -128,7 +128,7 @@ class _Thunk:
             if isinstance(a, (Duplicated, BatchDuplicated)) and isinstance(a.val, (float, complex, np.number)):
                 raise ActivityError(f"argument {i + 1} of {name} is a number; in reverse mode its derivative is "
                                     "returned: pass Active(value)")
-        return LeafCall(self.mode, self.f, args)
+        return LeafCall(self.mode, self.f, args, recorded)
 
     def forward(self, *args, **kwargs):
         call = self.annotated(args, kwargs)
@@ -144,15 +144,15 @@ class _Thunk:
         return_value = pullback.primal if self.mode.primal else None
         shadow = None
         if issubclass(returned, _SHADOWED):
-            lanes = [pullback.rebuild([leaf * 0 if not isinstance(leaf, np.ndarray) else np.zeros_like(leaf)
-                                       for leaf in pullback.leaves]) for _ in range(self.mode.width)]
+            lanes = [pullback.rebuild_result([leaf * 0 if not isinstance(leaf, np.ndarray) else np.zeros_like(leaf)
+                                              for leaf in pullback.leaves]) for _ in range(self.mode.width)]
             if issubclass(returned, (MixedDuplicated, BatchMixedDuplicated)):
                 lanes = [Ref(lane) for lane in lanes]
             shadow = tuple(lanes) if returned.__name__.startswith("Batch") else lanes[0]
         kinds = tuple(type(a) for _, a in named)
         tape = SplitTape()
         tape._thunk, tape._pullback, tape._returned = self, pullback, returned
-        tape._shadow, tape._activities = shadow, kinds
+        tape._shadow, tape._activities, tape._call = shadow, kinds, call
         return tape, return_value, shadow
 
     def kind_of_return(self, pullback):
@@ -191,7 +191,7 @@ class _Thunk:
                 raise ActivityError(f"{name_of(self.f)} has an Active return: the reverse half takes its seed before "
                                     "the tape, e.g. reverse(*annotated, 1.0, tape)")
             args, seeds = args[:-1], args[-1]
-        call = self.annotated(args, kwargs)
+        call = self.annotated(args, kwargs, tape._call)
         named = annotate(self.f, call.flat, kwargs)
         self.check_like(tape, named)
         cotangents, width, batched = self.cotangents(tape, seeds, named)
@@ -232,10 +232,12 @@ class _Thunk:
             width, batched = len(lanes), tape._returned.__name__.startswith("Batch")
         if len(lanes) != width:
             raise ActivityError(f"the returned shadow has {len(lanes)} lanes, the shadows of the arguments {width}")
-        parts = [flatten(lane.value if isinstance(lane, Ref) else lane)[0] for lane in lanes]
-        if any(len(part) != len(tape._pullback.leaves) for part in parts):
-            raise ActivityError(f"the returned shadow of {name_of(self.f)} no longer has the structure of the result; "
-                                "add to its arrays in place")
+        what = f"the returned shadow of {name_of(self.f)}"
+        parts = [shadow_like(tape._pullback.rebuild_result, lane.value if isinstance(lane, Ref) else lane, what,
+                             "the result", separate=False)[0].leaves for lane in lanes]
+        for part in parts:
+            for leaf, given in zip(tape._pullback.leaves, part, strict=True):
+                check_tangent(what, leaf, given, "the result")
         return [[part[k] for part in parts] for k in range(len(parts[0]))], width, batched
 
     def check_like(self, tape, named):

@@ -21,8 +21,8 @@ from cyad._arguments import plain_result
 from cyad._calls import Call
 from cyad._creation import catch_libraries
 from cyad._dual import push_lanes
+from cyad._matching import check_tangent, cotangents_like
 from cyad._reverse import plain_gradient
-from cyad._structures import flatten
 from cyad._sweeps import Recorded, as_number, direction_block
 from cyad.activity import Const, Forward, Reverse, ReverseHolomorphic
 from cyad.api import gradient
@@ -391,15 +391,14 @@ class Cotangents:
         return f"<pullback of {self._call.__name__}>"
 
     def __call__(self, cotangent):
-        title, primals = self._call.__name__, self._recorded.primals
-        given = flatten(cotangent)[0] if self._recorded.rebuild is not None else [cotangent]
-        if [np.shape(c) for c in given] != [np.shape(p) for p in primals]:
-            raise ActivityError(f"the cotangent of {title} has shapes {[np.shape(c) for c in given]}, its result "
-                                f"{[np.shape(p) for p in primals]}; they must be the same")
-        for c, p in zip(given, primals, strict=True):
-            if np.iscomplexobj(c) and not np.iscomplexobj(p):
-                raise ActivityError(f"the cotangent of {title} is complex, its result real")
-        blocks = [direction_block(p, c) for p, c in zip(primals, given, strict=True)]
+        what, recorded = f"the cotangent of {self._call.__name__}", self._recorded
+        if recorded.rebuild is None:
+            check_tangent(what, recorded.primals[0], cotangent, "its result")
+            given = [[cotangent]]
+        else:
+            given = cotangents_like(recorded.rebuild, cotangent, what, "its result")
+        blocks = [functools.reduce(operator.add, [direction_block(p, c) for c in places])
+                  for p, places in zip(recorded.primals, given, strict=True)]
         adjoints = self._recorded.pull(blocks, 1)
         return self._call.assemble([block[0] if isinstance(leaf, np.ndarray) else as_number(block[0])
                                     for leaf, block in zip(self._call.leaves, adjoints, strict=True)])
