@@ -20,7 +20,7 @@ from types import FunctionType, MethodType
 
 import numpy as np
 
-from cyad._structures import flatten, release
+from cyad._structures import flatten, is_structure, release
 from cyad.activity import Active, Annotation, Input
 from cyad.errors import ActivityError
 
@@ -374,6 +374,11 @@ cdef object unwrap(Context ctx, object value):
         return type(value)(*[unwrap(ctx, v) for v in value])
     if type(value) is dict:
         return {k: unwrap(ctx, v) for k, v in value.items()}
+    if is_structure(value):
+        leaves, rebuild = flatten(value)
+        plain = [unwrap(ctx, leaf) for leaf in leaves]
+        if any([p is not leaf for p, leaf in zip(plain, leaves)]):
+            return rebuild(plain)
     return value
 
 

@@ -45,7 +45,7 @@ from types import FunctionType
 import numpy as np
 
 from cyad._arguments import copy_shadows_back, release_state
-from cyad._structures import flatten
+from cyad._structures import flatten, is_structure
 from cyad.activity import BatchDuplicated, Const, Duplicated
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError, lost
 from cyad.rules._kernels import rows_by_name
@@ -1023,6 +1023,9 @@ cdef object tangents(ForwardContext ctx, object value, int lane):
         return {k: tangents(ctx, v, lane) for k, v in value.items()}
     if isinstance(value, np.ndarray):
         return np.zeros_like(value)
+    if is_structure(value):   # a dataclass, an object, another mapping: like the result, in what is inactive, too
+        leaves, rebuild = flatten(value)
+        return rebuild([tangents(ctx, leaf, lane) for leaf in leaves]) if leaves else None
     return 0.0 if isinstance(value, (int, float, complex, np.number)) else None
 
 
