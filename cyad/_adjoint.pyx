@@ -59,6 +59,7 @@ from types import FunctionType
 
 import numpy as np
 
+from cyad import errors
 from cyad._arguments import release_state
 from cyad._repeats import may_repeat, overwritten
 from cyad.activity import Reverse
@@ -1366,7 +1367,7 @@ cdef View view_of_new(ndarray arr):
 
 
 cdef object name_of(object f):
-    return getattr(f, "__qualname__", None) or type(f).__qualname__
+    return errors.name_of(f)
 
 
 if not cyad_install_scalar(Adjoint, sizeof(AdjointLayout)):

@@ -21,11 +21,7 @@ from cyad.activity import (
     MixedDuplicated,
     check_shadow,
 )
-from cyad.errors import ActivityError
-
-
-def name_of(f):
-    return getattr(f, "__qualname__", None) or type(f).__qualname__
+from cyad.errors import ActivityError, name_of
 
 
 def width_of(annotations):

@@ -38,7 +38,7 @@ import types
 
 import numpy as np
 
-from cyad.errors import ActiveStoreError, ActivityError, ADError, EscapedValueError, MissingRuleError, lost, where
+from cyad.errors import ActiveStoreError, ActivityError, ADError, EscapedValueError, MissingRuleError, lost, name_of, where
 from cyad.rules._kernels import rows_by_name
 from cyad.rules.custom import OVERRIDES as _OVERRIDES
 
@@ -166,7 +166,7 @@ cdef Context context_of(object value):
 cdef object title_of(Context ctx):
     if ctx.title is None or isinstance(ctx.title, str):
         return ctx.title or "a function"
-    return getattr(ctx.title, "__qualname__", None) or type(ctx.title).__qualname__
+    return name_of(ctx.title)
 
 
 cdef int escaped(Context ctx) except -1:
@@ -1202,7 +1202,8 @@ cdef class TrackedArray:
             raise ActiveStoreError(
                 f"an active array would become a plain array{where()} and lose its derivative: by a store into a plain array, "
                 "by what asks for its memory (as_strided, np.asarray in compiled code), or by a compiled function. Allocate the "
-                "target inside the differentiated function, or give the compiled function a rule (cyad.rules)")
+                "target inside the differentiated function; pass an object that keeps it as an argument with a shadow, "
+                "Duplicated(obj, make_zero(obj)); or give the compiled function a rule (cyad.rules)")
         if copy or (dtype is not None and np.dtype(dtype) != self.arr.dtype):
             return plain_copy(self.arr, dtype or self.arr.dtype, "K")
         self.place.buf.exposed = True

@@ -35,11 +35,20 @@ class TapeError(ADError, RuntimeError):
     """A tape was used in a way that its state does not allow."""
 
 
+def name_of(f):
+    """What messages call a function: by its name, and the user's own where a method of ours acts for it."""
+    owner = getattr(f, "__self__", None)
+    if hasattr(owner, "acts_for"):
+        f = owner
+    return getattr(f, "__qualname__", None) or type(f).__qualname__
+
+
 def lost(call):
     """The error for a call that would turn an active value into a plain number, with the line that made it."""
     return ActiveStoreError(
         f"{call} of an active value, or a store of it into a plain array that cannot carry derivatives, would lose its "
-        f"derivative{where()}; keep the value as it is, or allocate the array inside the differentiated function")
+        f"derivative{where()}; keep the value as it is, or allocate the array inside the differentiated function, or "
+        "pass the object that keeps it as an argument with a shadow, Duplicated(obj, make_zero(obj))")
 
 
 def where():
