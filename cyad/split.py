@@ -168,7 +168,7 @@ class _Thunk:
             if not isinstance(pullback.primal, (float, complex, np.number)):
                 raise ActivityError(f"{name} returned {_what(pullback.primal)} where an Active number was asked for; "
                                     "pass Duplicated as the return activity")
-            if np.iscomplexobj(pullback.leaves[0]) and not self.mode.holomorphic:
+            if np.iscomplexobj(pullback.primal) and not self.mode.holomorphic:
                 raise ActivityError(f"{name} returned a complex number; the derivative of a complex function needs "
                                     "ReverseHolomorphic.split(), or return a real number")
         elif issubclass(returned, _SHADOWED) and not issubclass(returned, (MixedDuplicated, BatchMixedDuplicated)):
@@ -224,7 +224,7 @@ class _Thunk:
                 width, batched = len(lanes), True
             if len(lanes) != width:
                 raise ActivityError(f"{len(lanes)} seeds were given for shadows of width {width}")
-            return [lanes], width, batched
+            return [[self.seed(tape, lane) for lane in lanes]], width, batched
         if tape._shadow is None:
             return [None] * len(tape._pullback.leaves), width, batched
         lanes = tape._shadow if tape._returned.__name__.startswith("Batch") else (tape._shadow,)
@@ -240,6 +240,14 @@ class _Thunk:
                 check_tangent(what, leaf, given, "the result")
         return [[part[k] for part in parts] for k in range(len(parts[0]))], width, batched
 
+    def seed(self, tape, seed):
+        """The seed of an Active return in one lane, checked."""
+        if isinstance(seed, np.ndarray) and seed.shape == (1,):
+            seed = seed[0]
+        for leaf in tape._pullback.leaves:   # none if the result is an integer
+            check_tangent(f"the seed of {name_of(self.f)}", leaf, seed, "its result")
+        return seed
+
     def check_like(self, tape, named):
         """The reverse half takes what the forward half took, up to lanes."""
         if len(named) != len(tape._activities):
@@ -249,9 +257,14 @@ class _Thunk:
             if hasattr(a, "dval") != (kind in _SHADOWED) or isinstance(a, Active) != issubclass(kind, Active):
                 raise ActivityError(f"{name} is {type(a).__name__} in the reverse half, {kind.__name__} in the forward "
                                     "half")
-            if val is not None and hasattr(a, "dval") and np.shape(a.val) != np.shape(val):
+            if val is None or not hasattr(a, "dval"):
+                continue
+            if np.shape(a.val) != np.shape(val):
                 raise ActivityError(f"{name} has shape {np.shape(a.val)} in the reverse half, {np.shape(val)} in the "
                                     "forward half")
+            if a.val.dtype != val.dtype:
+                raise ActivityError(f"{name} has dtype {a.val.dtype} in the reverse half, {val.dtype} in the forward "
+                                    "half; so must its shadow")
 
 
 def _what(value):

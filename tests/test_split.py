@@ -4,11 +4,12 @@ import pickle
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import cyad
 from cyad import (
     Active,
+    ActivityError,
     BatchDuplicated,
     BatchMixedDuplicated,
     Const,
@@ -271,3 +272,33 @@ def test_misuse_is_refused():
     assert not dx.any()
     reverse(Duplicated(x, dx), 2.0, tape)   # and the tape is none the worse
     assert_allclose(dx, 2.0)
+
+
+@pytest.mark.parametrize("seed", [None, "s", 1j, (1.0, "a"), (None,), np.ones(3), {"y": 1.0}])
+def test_seeds_are_numbers(seed):
+    forward, reverse = autodiff_thunk(ReverseSplitNoPrimal, lambda x: x**2, Active)
+    tape = forward(Active(3.0))[0]
+    with pytest.raises(ActivityError, match="the seed of "):
+        reverse(Active(3.0), seed, tape)
+    assert reverse(Active(3.0), np.ones(1), tape) == ((6.0,),)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, complex])
+def test_shadows_have_the_dtype_of_the_recording(dtype):
+    forward, reverse = autodiff_thunk(ReverseSplitNoPrimal, lambda x: np.sum(x**2), Active)
+    tape = forward(Duplicated(np.ones(2), np.zeros(2)))[0]
+    with pytest.raises(ActivityError, match="dtype .* in the reverse half, float64 in the forward half"):
+        reverse(Duplicated(np.ones(2, dtype), np.zeros(2, dtype)), 1.0, tape)
+    value = [np.ones(2)]
+    forward, reverse = autodiff_thunk(ReverseSplitNoPrimal, lambda x: np.sum(x[0] ** 2), Active)
+    tape = forward(Duplicated(value, [np.zeros(2)]))[0]
+    with pytest.raises(ActivityError, match="dtype"):
+        reverse(Duplicated([np.ones(2, dtype)], [np.zeros(2, dtype)]), 1.0, tape)
+
+
+def test_an_integer_of_numpy_is_an_active_return_without_derivative():
+    forward, reverse = autodiff_thunk(ReverseSplitNoPrimal, lambda x: np.sum(x > 0.0), Active)
+    tape = forward(Duplicated(np.ones(2), np.zeros(2)))[0]
+    dx = np.zeros(2)
+    assert reverse(Duplicated(np.ones(2), dx), 1.0, tape) == ((None,),)
+    assert_array_equal(dx, [0.0, 0.0])
