@@ -12,7 +12,7 @@ from cyad._nodes cimport NONE
 from cyad._redirect cimport current
 from cyad._shadow cimport Buffer
 from cyad._tracked cimport (
-    SINGLE, TrackedArray, is_array, is_float64, lane_of, number, plain_value, real_part,
+    SINGLE, TrackedArray, is_array, is_float64, is_tracked, lane_of, number, plain_value, real_part,
 )
 
 import numpy as np
@@ -92,7 +92,9 @@ cdef object adjoint_value(Tape tape, object value, int lane, object primal):
     g = lane_of((<TrackedArray>value).place, lane)
     if g is None:
         return 0.0
-    return g if np.iscomplexobj(plain_value(primal)) else real_part(g)
+    if np.iscomplexobj(plain_value(primal)):
+        return np.complex64(g) if type(primal) is np.complex64 and not is_tracked(g) else g
+    return real_part(g)
 
 
 cdef object check_return(Tape tape, object mode, object f, object returned, object result):
