@@ -20,6 +20,9 @@ def check_differentiable(a, name):
         if a.dtype.kind not in "fc":
             raise ActivityError(f"{name} is an array of dtype {a.dtype}, which has no derivative; pass floats, or "
                                 "Const(...) if none is wanted")
+    elif isinstance(a, (set, frozenset)):
+        raise ActivityError(f"{name} is a {type(a).__name__}, whose entries have no order for derivatives to follow; "
+                            "pass a list, a tuple or a dict")
     elif isinstance(a, Annotation):
         raise ActivityError(f"{name} is {type(a).__name__}, but its shadow would be made here; pass the value itself, "
                             "or use autodiff")
@@ -54,6 +57,9 @@ class Call:
                     self._add(f"argument {key!r} of {self.__name__}", a if annotated else Const(a))
             if annotated:
                 self._entries = len(self._parts)
+        if not self.leaves and self.is_structured:
+            raise ActivityError(f"{who}: there is no float and no array of floats in the arguments of {self.__name__} "
+                                "that are to be differentiated; integers have no derivative: pass floats")
         self._kwargs = {key: a for key, a in kwargs.items() if key not in self._keys}
         self._parts = [(val, len(self.leaves) + ~at if at is not None and at < 0 else at, count, rebuild)
                        for val, at, count, rebuild in self._parts]

@@ -13,6 +13,7 @@ from cyad._annotated import LeafCall, annotate, is_structured, name_of, width_of
 from cyad._calls import Call
 from cyad._creation import catch_libraries
 from cyad._dual import run_forward
+from cyad._matching import described
 from cyad._primitive import outermost
 from cyad._reverse import plain_gradient, run_reverse
 from cyad._structures import is_leaf, is_structure
@@ -203,10 +204,12 @@ def _outs_of(out, call):
         raise ActivityError(f"out= has an array where the argument of {call.__name__} is Const")
     outs = [o for o, const in zip(outs, call.constants, strict=True) if not const]
     for o, a, name in zip(outs, call.leaves, call.names, strict=True):
-        if o is not None and not (isinstance(a, np.ndarray) and isinstance(o, np.ndarray) and o.shape == a.shape
-                                  and o.dtype == a.dtype):
+        if o is not None and not isinstance(a, np.ndarray):
+            raise ActivityError(f"out= has {described(o)} for {name}, which is a number, whose derivative is returned: "
+                                "pass None in its place")
+        if o is not None and not (isinstance(o, np.ndarray) and o.shape == a.shape and o.dtype == a.dtype):
             raise ActivityError(f"out= for {name} must be an array of its shape and dtype, "
-                                f"{getattr(a, 'shape', 'a number')} of {getattr(a, 'dtype', type(a).__name__)}; got "
+                                f"{a.shape} of {a.dtype}; got "
                                 f"{getattr(o, 'shape', type(o).__name__)} of {getattr(o, 'dtype', 'no dtype')}")
     check_outs("gradient", outs, (*call.leaves, *call.fixed), call.__name__)
     return outs

@@ -58,9 +58,10 @@ def jacobian(mode, f, /, *args, chunk=None, n_outs=None, out=None, **kwargs):
         n_outs = (n_outs,) if isinstance(n_outs, (int, np.integer)) else tuple(n_outs)
     outs = None if out is None else list(out) if isinstance(out, (tuple, list)) else [out]
     if outs is not None:
-        if not call.only_leaves or len(outs) != len(call.leaves):
+        if not call.only_leaves or len(outs) != len(call.leaves) or any(o is None for o in outs):
             raise ActivityError(f"jacobian: out= takes an array for each argument of {call.__name__}, none of which "
-                                f"may be Const or a structure; got {len(outs)} for {len(call.leaves)} leaves")
+                                f"may be Const or a structure; got {sum(o is not None for o in outs)} for "
+                                f"{len(call.constants)} arguments")
         check_outs("jacobian", outs, call.leaves, call.__name__)
     catch_libraries()
     sweep = columns if mode.forward else rows
@@ -176,6 +177,8 @@ def hvp_and_gradient(f, x, v, /, *args, out=(None, None), **kwargs):
 
 
 def _curvature(who, f, x, v, args, kwargs, outs):
+    if isinstance(x, Const):
+        raise ActivityError(f"{who} is by the argument after the function, which is Const; pass the value itself")
     call = second_order_call(who, f, (x, *[a if isinstance(a, Const) else Const(a) for a in args]), kwargs)
     directions = call.leaves_of(f"the direction of {who}", (v, *[None] * len(args)))
     blocks = [direction_block(leaf, d) for leaf, d in zip(call.leaves, directions, strict=True)]
@@ -187,8 +190,6 @@ def _curvature(who, f, x, v, args, kwargs, outs):
             if o is not None:
                 check_fits(who, o, x.shape, x.dtype, "argument 1")
     catch_libraries()
-    if not call.leaves:
-        return x, x
     swept = plain_curvature(call.run, call.leaves, [[block[0] for block in blocks]], call.fixed, call.fixed_names)
     if swept is None:
         _, _, slopes, tangents = push_lanes(Slopes(call), blocks, 1)

@@ -21,7 +21,7 @@ from cyad._arguments import plain_result
 from cyad._calls import Call
 from cyad._creation import catch_libraries
 from cyad._dual import push_lanes
-from cyad._matching import check_tangent, cotangents_like
+from cyad._matching import check_tangent, cotangents_like, described
 from cyad._reverse import plain_gradient
 from cyad._sweeps import Recorded, as_number, direction_block
 from cyad.activity import Const, Forward, Reverse, ReverseHolomorphic
@@ -32,23 +32,51 @@ from cyad.errors import ActivityError
 SIMPLE = frozenset({bool, int, float, str, bytes, type(None), np.float64, types.FunctionType})
 
 
+def check_callable(who, f):
+    if not callable(f):
+        raise ActivityError(f"{who} needs a function to differentiate, not {described(f)}")
+
+
+def without_auxiliary(who, f, has_aux):
+    """f without its auxiliary result, and the list that it is put into; None if there is none."""
+    if isinstance(f, Const):
+        f = f.val
+    check_callable(who, f)
+    if not has_aux:
+        return f, None
+    kept = []
+
+    def first(*args, **kwargs):
+        result = f(*args, **kwargs)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ActivityError(f"has_aux: {name_of(f)} is to return a pair (value, auxiliary), not "
+                                f"{type(result).__name__}")
+        kept[:] = [plain_result(result[1])]
+        return result[0]
+
+    first.__name__ = first.__qualname__ = name_of(f)
+    return first, kept
+
+
 class Transform:
     """A function made of `f` and options; subclasses say what it computes."""
 
     __slots__ = ("__dict__", "__weakref__", "_f", "_first")   # the latter two are read in every call
+    title = ""   # the operator's name, for messages
 
     def __init__(self, f, argnums=0, has_aux=False, holomorphic=False):
         if isinstance(f, Const):
             f = f.val
-        if not callable(f):
-            raise ActivityError(f"{type(self).__name__} needs a function to differentiate, not {type(f).__name__}")
+        check_callable(self.title, f)
         functools.update_wrapper(self, f)
         self.__wrapped__ = self._f = f
         several = isinstance(argnums, (tuple, list))
         try:
             numbers = tuple(map(operator.index, argnums)) if several else (operator.index(argnums),)
         except TypeError:
-            raise ActivityError(f"argnums is the position of an argument, or a tuple; got {argnums!r}") from None
+            raise ActivityError(f"{self.title}(f) is a function, which takes the arguments of f: {self.title}(f)(x). "
+                                "What comes after f is argnums, the position of an argument or a tuple of them; got "
+                                f"{described(argnums)}") from None
         self._options = (numbers if several else numbers[0], has_aux, holomorphic)
         self._several, self._numbers, self._has_aux, self._holomorphic = several, numbers, has_aux, holomorphic
         self._first = numbers == (0,) and not several and not has_aux and not holomorphic
@@ -64,7 +92,7 @@ class Transform:
         return self if instance is None else functools.partial(self, instance)
 
     def __repr__(self):
-        return f"<{type(self).__name__.lower()} of {name_of(self.__wrapped__)}>"
+        return f"<{self.title} of {name_of(self.__wrapped__)}>"
 
     def _arguments(self, args):
         """The arguments, Const where they are not to be differentiated, and the entries that are asked for."""
@@ -80,22 +108,7 @@ class Transform:
         return tuple([derivs[k] for k in chosen]) if self._several else derivs[chosen[0]]
 
     def _split(self):
-        """f without its auxiliary result, and the list that it is put into."""
-        if not self._has_aux:
-            return self.__wrapped__, None
-        f, kept = self.__wrapped__, []
-
-        def first(*args, **kwargs):
-            result = f(*args, **kwargs)
-            if not isinstance(result, tuple) or len(result) != 2:
-                raise ActivityError(f"has_aux: {name_of(f)} is to return a pair (value, auxiliary), not "
-                                    f"{type(result).__name__}")
-            kept[:] = [plain_result(result[1])]
-            return result[0]
-
-        first.__name__ = first.__qualname__ = name_of(f)
-        return first, kept
-
+        return without_auxiliary(self.title, self.__wrapped__, self._has_aux)
 
     def _quick(self, args, kwargs):
         """Gradient and value by the short way, where there is one: the first argument alone, all else plain numbers."""
@@ -124,6 +137,7 @@ class Transform:
 
 class Grad(Transform):
     __slots__ = ()
+    title = "grad"
 
     def __call__(self, *args, **kwargs):
         catch_libraries()
@@ -137,6 +151,7 @@ class Grad(Transform):
 
 class ValueAndGrad(Transform):
     __slots__ = ()
+    title = "value_and_grad"
 
     def __call__(self, *args, **kwargs):
         catch_libraries()
@@ -149,7 +164,7 @@ class ValueAndGrad(Transform):
 
 
 class JacFwd(Transform):
-    mode = Forward
+    mode, title = Forward, "jacfwd"
 
     def __call__(self, *args, **kwargs):
         f, kept = self._split()
@@ -160,10 +175,12 @@ class JacFwd(Transform):
 
 
 class JacRev(JacFwd):
-    mode = Reverse
+    mode, title = Reverse, "jacrev"
 
 
 class Hessian(Transform):
+    title = "hessian"
+
     def __call__(self, *args, **kwargs):
         f, kept = self._split()
         arguments, chosen = self._arguments(args)
@@ -174,12 +191,12 @@ class Hessian(Transform):
 
 
 class Derivative(Transform):
-    order = 1
+    order, title = 1, "derivative"
 
     def __call__(self, x, *args, **kwargs):
         f = functools.wraps(self.__wrapped__)(lambda x: self.__wrapped__(x, *args, **kwargs))
         if isinstance(x, np.ndarray) and x.ndim:
-            raise ActivityError(f"derivative is of functions of one number; {name_of(f)} got an array of shape "
+            raise ActivityError(f"{self.title} is of functions of one number; {name_of(f)} got an array of shape "
                                 f"{x.shape}. Use jacobian; for a function of each entry alone, "
                                 "jvp(f, (x,), (np.ones_like(x),))[1]")
         for _ in range(self.order - 1):
@@ -188,7 +205,7 @@ class Derivative(Transform):
 
 
 class SecondDerivative(Derivative):
-    order = 2
+    order, title = 2, "second_derivative"
 
 
 def _slope(f, x):
@@ -341,7 +358,7 @@ def jvp(f, primals, tangents, *, has_aux=False):
     """
     if not isinstance(primals, (tuple, list)) or not isinstance(tangents, (tuple, list)):
         raise ActivityError("jvp(f, primals, tangents): both are tuples, with an entry for each argument of f")
-    f, kept = Transform(f, 0, has_aux)._split()
+    f, kept = without_auxiliary("jvp", f, has_aux)
     y, dy = _push(Call("jvp", f, primals, {}), tangents)
     return (y, dy) if kept is None else (y, dy, kept[0])
 
@@ -373,7 +390,7 @@ def vjp(f, *primals, has_aux=False):
     >>> pull(np.array([1.0, 0.5]))
     (array([2., 3.]),)
     """
-    f, kept = Transform(f, 0, has_aux)._split()
+    f, kept = without_auxiliary("vjp", f, has_aux)
     catch_libraries()
     call = Call("vjp", f, primals, {})
     recorded = Recorded(call, outlives=True)
@@ -407,8 +424,12 @@ class Cotangents:
 def linearize(f, *primals):
     """``(y, push)``: the value of `f`, and the function v -> J v from tangents of the arguments to that of y.
 
+    `f` runs again in every call of ``push``, in forward mode, on copies of the arguments, and must be a function of
+    these alone: where it reads a captured array that has changed since, or draws random numbers, J is that of another
+    function than y. Arrays of floats that it reads can be passed as Const arguments: copies are kept of these, too.
+
     ``push`` takes one tangent for each argument and may be called any number of times, also when arguments have been
-    overwritten since; every call of it runs `f` once, in forward mode, on copies of the arguments.
+    overwritten since.
 
     Raises ActivityError for integer arguments; ``push`` where tangents do not match.
 
