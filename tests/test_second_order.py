@@ -146,7 +146,8 @@ def test_the_joined_function_reads_nothing():
     np.testing.assert_allclose(hv, 2.0 + 12.0 * x * x, rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in cyad.rules._kernels.rows_by_name if hasattr(np, name)))
+@pytest.mark.parametrize("name", sorted(
+    name for name in cyad.rules._kernels.rows_by_name if isinstance(getattr(np, name, None), np.ufunc)))
 def test_every_elementwise_row(name):
     row = cyad.rules._kernels.rows_by_name[name]
     if row.op < 0 or row.zero or row.ufunc is None or row.refusal or name in ("conjugate", "ldexp", "frexp"):
