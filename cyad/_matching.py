@@ -152,7 +152,7 @@ class Match:
         parts, there = dict(own), dict(found)
         kind = "attribute" if form[0] == "." else "entry"
         if not named and len(parts) != len(there):
-            self._fail(path, f"has {len(there)} entries, {self.whose} {len(parts)} there")
+            self._fail(path, f"has length {len(there)}, {self.whose} {len(parts)}")
         for key, part in own:
             if key not in there and (isinstance(part, Leaf) or isinstance(part, Node) and part.leads_to_leaf):
                 others = ", ".join(repr(k) for k in there if k not in parts)

@@ -37,6 +37,7 @@ from cyad._tracked cimport (
 import numpy as np
 
 from cyad._rulecall import THROUGH as _THROUGH
+from cyad._matching import shadow_like
 from cyad._structures import flatten, is_leaf, is_structure
 from cyad.activity import (
     Active,
@@ -49,7 +50,7 @@ from cyad.activity import (
     DuplicatedNoNeed,
     MixedDuplicated,
 )
-from cyad.errors import MissingRuleError
+from cyad.errors import ActivityError, MissingRuleError
 from cyad.rules.custom import AUGMENTED, FORWARD, REVERSE, AugmentedReturn
 
 cdef extern from "numpy/arrayobject.h":
@@ -249,6 +250,14 @@ cdef int activate_part(Part part) except -1:
     return 0
 
 
+cdef list leaves_like(Call call, object rule, object rebuild, object shadow, str what, str whose):
+    """The leaves of a shadow that a rule made, in the order of the structure that it belongs to."""
+    try:
+        return shadow_like(rebuild, shadow, what, whose, separate=False)[0].leaves
+    except ActivityError as error:
+        call.wrong(rule, f"does not fit: {error}")
+
+
 cdef object wrap_forward(Call call, object rule, object primal, object lanes):
     """The result of a forward rule as a value of the context."""
     cdef ForwardContext ctx = <ForwardContext>call.ctx
@@ -260,10 +269,7 @@ cdef object wrap_forward(Call call, object rule, object primal, object lanes):
     call.check_level(rule, primal)
     if is_structure(primal):
         leaves, rebuild = flatten(primal)
-        parts = [flatten(t)[0] for t in lanes] if lanes is not None else []
-        for p in parts:
-            if len(p) != len(leaves):
-                call.wrong(rule, f"returned a shadow of {len(p)} numbers and arrays for a primal of {len(leaves)}")
+        parts = [leaves_like(call, rule, rebuild, t, "the shadow", "the primal") for t in lanes] if lanes is not None else []
         return rebuild([wrap_forward(call, rule, v, [p[i] for p in parts] or None) for i, v in enumerate(leaves)])
     if not is_leaf(primal):
         if lanes is not None and any([is_leaf(t) and np.any(plain_value(t)) for t in lanes]):
@@ -663,16 +669,16 @@ cdef class Ruled(Node):
         if len(own) != width:
             self.call.wrong(self.rule, f"needs {width} shadows of the result; augmented_primal made {len(own)}")
         for mine, lane in zip(own, lanes):
-            targets, sources = flatten(mine)[0], flatten(lane)[0]
-            if len(targets) != len(sources) or any([np.shape(t) != np.shape(s) for t, s in zip(targets, sources)]):
-                self.call.wrong(self.rule, "got a shadow from augmented_primal that has not the structure and "
-                                           "shapes of the result")
+            targets, rebuild = flatten(mine)
+            sources = leaves_like(self.call, self.rule, rebuild, lane, "the result", "the shadow made by augmented_primal")
+            if any([np.shape(t) != np.shape(s) for t, s in zip(targets, sources)]):
+                self.call.wrong(self.rule, "got a shadow from augmented_primal that has not the shapes of the result")
             for i, (target, source) in enumerate(zip(targets, sources)):
                 if isinstance(target, np.ndarray) and plain_value(target).flags.writeable:
                     target[...] = source
                 else:
                     targets[i] = source   # a number, or a view of an argument, which has that one's shadow
-            filled.append(flatten(mine)[1](targets) if is_structure(mine) else targets[0])
+            filled.append(rebuild(targets))
         return filled
 
     cdef int take_entries(self, Recording tape, object out, int first, int width) except -1:
@@ -723,10 +729,8 @@ cdef class Ruled(Node):
         cdef int lane
         refs = dval if width > 1 else (dval,)
         for lane in range(width):
-            leaves = flatten(refs[lane].value if part.method is None else refs[lane].value.__self__)[0]
-            if len(leaves) != len(part.leaves):
-                self.call.wrong(self.rule, f"left a shadow of {len(leaves)} numbers and arrays for a structure of "
-                                           f"{len(part.leaves)}")
+            shadow = refs[lane].value if part.method is None else refs[lane].value.__self__
+            leaves = leaves_like(self.call, self.rule, part.rebuild, shadow, "the shadow in the Ref", "the argument")
             for leaf, c in zip(part.leaves, leaves):
                 if leaf.active and leaf.kind == NUMBER:
                     self.add_number(tape, leaf, first + lane, c, 0)

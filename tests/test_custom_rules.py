@@ -806,6 +806,38 @@ def test_results_that_are_structures():
         assert_allclose(got[1], want[1], rtol=1e-13)
 
 
+def test_shadows_of_rules_go_by_key():
+    def body(p):
+        return {"a": p["u"] ** 2, "b": p["v"] ** 3}
+
+    def forward(config, func, RT, p: Duplicated):
+        return Duplicated(func.val(p.val), {"b": 3 * p.val["v"] ** 2 * p.dval["v"], "a": 2 * p.val["u"] * p.dval["u"]})
+
+    def augmented(config, func, RT, p: MixedDuplicated):
+        return AugmentedReturn(func.val(p.val))
+
+    def reverse(config, func, dret: Active, tape, p: MixedDuplicated):
+        g, shadow = dret.val, p.dval.value
+        p.dval.value = {"v": shadow["v"] + 3 * p.val["v"] ** 2 * g["b"], "u": shadow["u"] + 2 * p.val["u"] * g["a"]}
+        return (None,)
+
+    f = ruled(body, forward, augmented, reverse)
+
+    def total(p):
+        out = f(p)
+        return 10.0 * out["a"] + out["b"]
+
+    p = {"u": 3.0, "v": 2.0}
+    for mode in (Forward, Reverse):
+        assert gradient(mode, total, p, **({"chunk": 1} if mode is Forward else {})) == ({"u": 60.0, "v": 12.0},)
+
+    def misspelt(config, func, RT, p: Duplicated):
+        return Duplicated(func.val(p.val), {"a": 1.0, "c": 2.0})
+
+    with pytest.raises(cyad.ActivityError, match="the shadow has no entry 'b', which the primal has .but 'c'"):
+        gradient(Forward, lambda p: ruled(body, misspelt)(p)["a"], p, chunk=1)
+
+
 # ---- nesting --------------------------------------------------------------------------------------------------------
 
 def hessian_by(outer, inner, f, x):
@@ -956,7 +988,7 @@ def test_bad_partials(partials, what):
     (lambda config, func, RT, x: 1.0, r"Duplicated\(primal, shadow\) was due"),
     (lambda config, func, RT, x: Active(1.0), "Active where Duplicated"),
     (lambda config, func, RT, x: Duplicated(1.0, "a"), "shadow of a number"),
-    (lambda config, func, RT, x: Duplicated((1.0, 2.0), (1.0,)), "shadow of 1"),
+    (lambda config, func, RT, x: Duplicated((1.0, 2.0), (1.0,)), "the shadow has length 1, the primal 2"),
     (lambda config, func, RT, x: BatchDuplicated(1.0, (1.0,)), "BatchDuplicated where"),
     (lambda config, func, RT, x: setattr(x, "dval", 2.0), "assigned dval of argument 1"),
     (lambda config, func, RT, x: setattr(x, "val", 2.0), "assigned val")])

@@ -136,7 +136,7 @@ WRONG = [
     ({"k": [2.0]}, {"k": 5.0}, r"at \['k'\] is a float, the argument a list"),
     ({"k": X}, {"k": [1.0, 2.0, 3.0]}, r"at \['k'\] is a list, the argument an array"),
     ({"k": 2.0, "n": 3}, {"k": 2.0, "n": 1.0}, r"at \['n'\] is a float, which has a derivative"),
-    ([1.0, 2.0], [1.0], "has 1 entries, the argument 2"),
+    ([1.0, 2.0], [1.0], "has length 1, the argument 2"),
     ([1.0, 2.0], (1.0, 2.0), "is a tuple, the argument a list"),
     (Point(1.0, 2.0), (1.0, 2.0), "is a tuple, the argument a Point"),
     ({"k": 1.0}, collections.OrderedDict(k=1.0), "is an OrderedDict, the argument a dict"),
