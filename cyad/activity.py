@@ -78,9 +78,10 @@ class Duplicated(_Shadowed):
     on entry the adjoint of the value after the call, on exit that of the argument; what was not overwritten is added
     to.
 
-    Numbers are Duplicated in forward mode only; in reverse mode they are Active.
+    Numbers are Duplicated in forward mode only; in reverse mode they are Active. The shadow of a structure has its
+    keys, attribute names and types of containers, in any order (`make_zero` makes one).
 
-    Raises ActivityError where the shadow does not match, and for integers.
+    Raises ActivityError where the shadow does not match (that of a structure when it is used), and for integers.
 
     >>> import numpy as np
     >>> from cyad import Duplicated, Forward, Reverse, autodiff

@@ -346,8 +346,8 @@ def jvp(f, primals, tangents, *, has_aux=False):
     """``(y, J v)``: the value of `f` and its derivative along a direction, by forward mode.
 
     `primals` and `tangents` are tuples with one entry for each argument, a tangent being like its primal (floats,
-    arrays, structures; None for a Const one); J v is like y. With ``has_aux``, `f` returns ``(y, auxiliary)``, and the
-    result is ``(y, J v, auxiliary)``.
+    arrays; structures with the same keys, names and types of containers; None for a Const one); J v is like y. With
+    ``has_aux``, `f` returns ``(y, auxiliary)``, and the result is ``(y, J v, auxiliary)``.
 
     Raises ActivityError where tangents do not match, and for integers. Any number of threads may call it.
 
@@ -378,9 +378,10 @@ def _push(call, tangents):
 def vjp(f, *primals, has_aux=False):
     """``(y, pull)``: the value of `f`, and the function w -> J^T w from cotangents of y to those of the arguments.
 
-    A cotangent is like y; ``pull`` returns a tuple with one entry for each argument, like it, None for Const ones. It
-    may be called any number of times, also when arguments have been overwritten since. With ``has_aux``, `f` returns
-    ``(y, auxiliary)``, and the result is ``(y, pull, auxiliary)``.
+    A cotangent is like y, with an entry for each place where y has an array twice; ``pull`` returns a tuple with one
+    entry for each argument, like it, None for Const ones. It may be called any number of times, also when arguments
+    have been overwritten since. With ``has_aux``, `f` returns ``(y, auxiliary)``, and the result is
+    ``(y, pull, auxiliary)``.
 
     Raises ActivityError for integer arguments; ``pull`` where the cotangent does not match y.
 

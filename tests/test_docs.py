@@ -24,6 +24,11 @@ WITHOUT_EXAMPLE = {
 }
 
 
+def test_the_readme_names_everything_public():
+    said = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]*)`", (ROOT / "README.md").read_text("utf-8")))))
+    assert set(cyad.__all__) - said == set()
+
+
 def examples_of(thing, name):
     """Those of its docstring, and for a class those of its methods, in Cython or not. They import what they use."""
     return [test for test in doctest.DocTestFinder(recurse=True).find(thing, name, module=False, globs={})
