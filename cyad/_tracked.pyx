@@ -66,6 +66,7 @@ cdef Row SQUARE = rows_by_name["square"]
 cdef Row SQRT = rows_by_name["sqrt"]
 cdef Row RECIPROCAL = rows_by_name["reciprocal"]
 cdef Row ABSOLUTE = rows_by_name["absolute"]
+cdef Row SIGN = rows_by_name["sign"]
 cdef Row REMAINDER = rows_by_name["remainder"]
 cdef Row FLOOR_DIVIDE = rows_by_name["floor_divide"]
 
@@ -691,7 +692,9 @@ cdef object link_row(Context ctx, Row row, object x, object y, object xp, object
     """A result that follows a row of the table, given the operands and their primals."""
     cdef list operands = [], pushes = [], pulls = [], reads = []
     cdef int k
-    if row.zero or not (ctx.is_active(x) or (row.nin == 2 and ctx.is_active(y))):
+    # Of a real number the sign is a step; of a complex one it is z/|z|, which turns with z.
+    if row.zero and not (row is SIGN and is_complex(plain_value(xp))) or \
+            not (ctx.is_active(x) or (row.nin == 2 and ctx.is_active(y))):
         return wrap_inactive(ctx, out)
     if _object_dtype(out):
         raise ActivityError(f"{row.name} met operands that make an array of objects; give arrays of floats")
@@ -707,7 +710,7 @@ cdef object link_row(Context ctx, Row row, object x, object y, object xp, object
             operands.append(operand)
             pushes.append(push)
             pulls.append(pull)
-            reads_mask |= (row.reads >> (3 * k)) & 7
+            reads_mask |= (row.reads >> (3 * k)) & 7 if row.holomorphic or not is_complex(plain_value(xp)) else READS_X_AND_OUT
     if reads_mask & 1:
         reads.append(x)
     if reads_mask & 2:
@@ -768,13 +771,26 @@ cdef class PartialMaps:
         return unbroadcast(real_part(c) if self.real_operand else c, self.operand_shape)
 
 
+# What the maps below read, whatever the partial of the row does; as bits of row.reads.
+cdef enum: READS_X_AND_OUT = 5
+
+
 cdef tuple nonholomorphic_maps(Row row, object x, object out, object shape):
     """Complex operands of functions that are not holomorphic: those of which the real derivative says something."""
     if row.anti:
         return np.conjugate, np.conjugate
+    if row is SIGN:
+        # s = z/|z|: ds = i s Im(conj(s) dz)/|z|, the part of dz across s. As a map of real vectors it is symmetric.
+        return (lambda t: _across(x, out, t)), (lambda g: _across(x, out, g))
     if row.name == "absolute":
         return (lambda t: np.real(np.conjugate(_direction(x, out)) * t)), (lambda g: np.real(g) * _direction(x, out))
     raise MissingRuleError(f"{row.name} of a complex active value is not holomorphic; write it in terms of real and imaginary parts")
+
+
+cdef object _across(object x, object s, object t):
+    """The part of t across the direction s = x/|x|, over |x|; 0 at 0."""
+    size = np.absolute(x)
+    return 1j * s * (np.imag(np.conjugate(s) * t) / np.where(plain_value(size) == 0, 1.0, size))
 
 
 cdef object _direction(object x, object size):

@@ -285,3 +285,48 @@ def test_shadows_of_the_caller():
     w, dw = np.zeros(3, complex), np.array([1.0, 1j, 2.0 - 1j])
     autodiff(ReverseHolomorphic, f, Const, Duplicated(w, dw), Duplicated(z, dz))
     assert_allclose(dz, 2 * Z * np.array([1.0, 1j, 2.0 - 1j]), rtol=1e-14)                  # the transpose
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+def test_signs_turn(mode):
+    """NumPy's sign of a complex number is z/|z|; that of a real one is a step."""
+    def f(z):
+        s = np.sign(z)
+        s *= 2.0
+        return np.sum((s * W).real * np.array([1.0, -2.0, 0.5]))
+
+    h, found = 1e-6, gradient(mode, f, Z)[0]
+    for k in range(3):
+        for direction in (1, 1j):
+            step = h * direction * np.eye(3)[k]
+            assert_allclose((np.conj(found[k]) * direction).real, (f(Z + step) - f(Z - step)) / (2 * h), rtol=1e-8)
+    assert_array_equal(gradient(mode, lambda z: np.sum(np.sign(z).real), np.zeros(1, complex))[0], [0.0])
+    assert_array_equal(gradient(mode, lambda x: np.sum(np.sign(x)), X)[0], 0.0)
+    single = gradient(mode, lambda z: np.sum(np.sign(z).real), Z.astype(np.complex64))[0]
+    assert single.dtype == np.complex64
+
+
+@pytest.mark.parametrize("ord", [1, 3, 0.5, -1, np.inf, -np.inf])
+@pytest.mark.parametrize("matrix", [False, True])
+def test_second_derivatives_of_complex_norms(ord, matrix):
+    if matrix and ord in (3, 0.5):
+        return
+
+    def f(v):
+        z = v[:4] + 1j * v[4:]
+        return np.linalg.norm(z.reshape(2, 2) if matrix else z, ord)
+
+    v = np.array([3.4, 1.2, -0.7, 2.2, 2.7, -1.1, 0.4, 1.9])
+    slope = cyad.grad(f)
+    expected = [(slope(v + e) - slope(v - e)) / 2e-5 for e in 1e-5 * np.eye(8)]
+    for found in (cyad.hessian(f, v), cyad.jacrev(slope)(v), cyad.jacfwd(cyad.jacfwd(f))(v)):
+        assert_allclose(found, expected, rtol=1e-7, atol=1e-8)
+
+
+def test_results_that_nonholomorphic_functions_read_may_be_overwritten():
+    def f(z):
+        a = np.abs(z)
+        a *= 2.0
+        return np.sum(a)
+
+    assert_allclose(gradient(Reverse, f, Z)[0], 2 * Z / np.abs(Z), rtol=1e-14)
