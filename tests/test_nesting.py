@@ -314,3 +314,41 @@ def test_autodiff_inside_autodiff_with_shadows_of_the_outer_call(mix):
 
     x = np.array([1.0, 2.0])                # sum 3 (2x)^2 x = 12 x^3
     assert_allclose(gradient(outer, f, x)[0], 36 * x**2, rtol=1e-13)
+
+
+def logistic(t):
+    """The first to third derivatives of log(1 + exp(t)), with relative precision on both sides."""
+    e = math.exp(-abs(t))
+    first = (1.0 if t >= 0 else e) / (1.0 + e)
+    second = e / (1.0 + e) ** 2
+    return first, second, second * (math.copysign(1.0, -t) * -math.expm1(-abs(t)) / (1.0 + e))
+
+
+def in_base_2(x):
+    return np.logaddexp2(x / math.log(2.0), 0.0) * math.log(2.0)
+
+
+SOFT = (lambda x: np.logaddexp(0.0, x), lambda x: np.logaddexp(x, 0.0), lambda x: np.logaddexp(x, x * 0.0))
+GAPS = (0.0, 1e-9, 0.3, 5.0, 40.0, 300.0, 700.0, 740.0, 750.0, 1e4, 1e200)
+
+
+@pytest.mark.parametrize("mix", mixes(1, 2, 3))
+def test_soft_maxima_over_all_gaps(mix):
+    for t in (sign * gap for gap in GAPS for sign in (1, -1)):
+        expected = logistic(t)[len(mix) - 1]
+        tiny = 1e-16 if abs(t) < 1.0 else 1e-300    # the third derivative changes its sign at 0
+        for f in SOFT:
+            assert_allclose(differentiated(f, mix)(t), expected, rtol=1e-13, atol=tiny)
+        assert_allclose(differentiated(in_base_2, mix)(t), expected, rtol=1e-11, atol=tiny)
+        special = pytest.importorskip("scipy.special")
+        assert_allclose(differentiated(lambda x, f=special.log_expit: -f(-x), mix)(t), expected, rtol=1e-13, atol=tiny)
+        if len(mix) < 3:
+            assert_allclose(differentiated(special.expit, mix)(t), logistic(t)[len(mix)], rtol=1e-13, atol=tiny)
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+def test_soft_maxima_of_infinities(mix):
+    for a, b in ((np.inf, np.inf), (-np.inf, -np.inf), (np.inf, 1.0), (-np.inf, 1.0), (np.inf, -np.inf)):
+        for f in (np.logaddexp, np.logaddexp2):
+            for g, t in ((lambda x, f=f, b=b: f(x, b), a), (lambda x, f=f, a=a: f(a, x), b)):
+                assert differentiated(g, mix)(t) == 0.0

@@ -69,6 +69,7 @@ typedef struct {
 #define M_sign(a) ((a) > 0 ? 1.0 : (a) < 0 ? -1.0 : (a))
 #define M_copysign copysign
 #define M_rint rint
+#define M_leg1(a) sqrt((1.0 - (a)) * (1.0 + (a)))
 #define M_hypot1(a) (fabs(a) > 1e10 ? fabs(a) : sqrt(1.0 + (a) * (a)))
 #define CYAD_NAME(f) cyad_##f##_double
 #include "_loops.h"
@@ -90,6 +91,7 @@ typedef struct {
 #undef M_copysign
 #undef M_rint
 #undef M_hypot1
+#undef M_leg1
 
 #define CYAD_TARGET
 #define T_ float
@@ -100,6 +102,7 @@ typedef struct {
 #define M_sign(a) ((a) > 0 ? 1.0f : (a) < 0 ? -1.0f : (a))
 #define M_copysign copysignf
 #define M_rint rintf
+#define M_leg1(a) sqrtf((1.0f - (a)) * (1.0f + (a)))
 #define M_hypot1(a) (fabsf(a) > 1e10f ? fabsf(a) : sqrtf(1.0f + (a) * (a)))
 #define CYAD_NAME(f) cyad_##f##_float
 #include "_loops.h"
@@ -121,6 +124,7 @@ typedef struct {
 #undef M_copysign
 #undef M_rint
 #undef M_hypot1
+#undef M_leg1
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC pop_options

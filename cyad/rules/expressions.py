@@ -2,8 +2,8 @@
 
 The grammar is Python's: ``x``, ``y`` (operands), ``o`` (output), numbers, ``pi``, ``+ - * / **``, comparisons, ``|``
 and ``&`` between conditions, ``where(condition, a, b)``, the functions of the table by name, and ``hypot1(x)`` for
-sqrt(1 + x*x) without overflow. An expression becomes a graph of :class:`Node`; equal nodes are one object, so that
-common subexpressions are shared by construction.
+sqrt(1 + x*x) without overflow, ``leg1(x)`` for sqrt(1 - x*x) without cancellation. An expression becomes a graph of
+:class:`Node`; equal nodes are one object, so that common subexpressions are shared by construction.
 
 Three back-ends read the graph:
 
@@ -93,7 +93,7 @@ def parse(text):
             return node(_BINARY[type(t.op)], build(t.left), build(t.right))
         if isinstance(t, ast.Compare) and len(t.ops) == 1:
             return node(_COMPARE[type(t.ops[0])], build(t.left), build(t.comparators[0]))
-        if isinstance(t, ast.Call) and (t.func.id in table.BY_NAME or t.func.id in ("where", "hypot1")):
+        if isinstance(t, ast.Call) and (t.func.id in table.BY_NAME or t.func.id in ("where", "hypot1", "leg1")):
             return node(t.func.id, *map(build, t.args))
         raise SyntaxError(f"{text!r}: {ast.unparse(t)!r} has no meaning in a partial")
     return build(ast.parse(text, mode="eval").body)
@@ -154,6 +154,8 @@ def derivative(root, seeds):
             d = done[a] if done[a] is done[b] else node("where", condition, done[a], done[b])
         elif n.op == "hypot1":
             d = _times(node("divide", n.args[0], n), done[n.args[0]])
+        elif n.op == "leg1":
+            d = _times(node("negative", node("divide", n.args[0], n)), done[n.args[0]])
         else:
             d = ZERO
             leaves = dict(zip(LEAVES, n.args, strict=False), o=n)
@@ -173,11 +175,11 @@ _INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "less": "
           "greater_equal": ">=", "equal": "==", "not_equal": "!=", "logical_or": "|", "logical_and": "&"}
 # What a segment may contain: gcc turns each of these into vector code or at least into a cheap call.
 _SEGMENT = frozenset(_INFIX) | {"negative", "where", "isnan", "sqrt", "absolute", "square", "sign", "copysign", "rint",
-                                "hypot1"}
+                                "hypot1", "leg1"}
 # Scalar C: what math.h has under another name than NumPy, or what _partials.h defines itself.
 _C_NAMES = {"absolute": "fabs", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh",
             "arccosh": "acosh", "arctanh": "atanh", "arctan2": "atan2", "power": "cyad_power", "square": "cyad_square",
-            "sign": "cyad_sign", "hypot1": "cyad_hypot1", "psi": "cyad_digamma", "gamma": "tgamma",
+            "sign": "cyad_sign", "hypot1": "cyad_hypot1", "leg1": "cyad_leg1", "psi": "cyad_digamma", "gamma": "tgamma",
             "maximum": "fmax", "minimum": "fmin", "gammaln": "lgamma"}
 _C_SAME = frozenset("sqrt cbrt exp exp2 expm1 log log2 log10 log1p sin cos tan sinh cosh tanh hypot floor ceil trunc "
                     "rint copysign fmod erf erfc j0 j1 y0 y1".split())
@@ -306,8 +308,8 @@ def _python_text(n, names, module="np."):
         if module and all(a.op == "const" for a in n.args[1:]):
             args += [a.op for a in walk(n) if a.op in LEAVES]
         return f"where({', '.join(args)})"
-    if n.op == "hypot1":
-        return f"hypot1({args[0]})"
+    if n.op in ("hypot1", "leg1"):
+        return f"{n.op}({args[0]})"
     return f"{'special.' if module and n.op in table.SPECIAL_NAMES else module}{n.op}({', '.join(args)})"
 
 
@@ -356,12 +358,18 @@ def python_function(text, name):
             a, b = number(a), number(b)
         return np.where(condition, a, b)
 
-    def hypot1(x):
+    def is_complex(x):
         dtype = getattr(x, "dtype", None)
-        is_complex = isinstance(x, complex) if dtype is None else dtype.kind == "c"
-        return np.sqrt(1 + x*x) if is_complex else np.hypot(1.0, x)
+        return isinstance(x, complex) if dtype is None else dtype.kind == "c"
+
+    def hypot1(x):
+        return np.sqrt(1 + x*x) if is_complex(x) else np.hypot(1.0, x)
+
+    def leg1(x):
+        # Of a complex x, 1 - x and 1 + x would lose the sign of a zero imaginary part: the side of the cut.
+        return np.sqrt(-(x - 1)*(x - -1)) if is_complex(x) else np.sqrt((1 - x)*(1 + x))
 
     source = python_source(parse(text), name)
-    namespace = {"np": np, "where": where, "hypot1": hypot1}
+    namespace = {"np": np, "where": where, "hypot1": hypot1, "leg1": leg1}
     exec(compile(source, f"<cyad rule {name}: {text}>", "exec"), namespace)
     return namespace[name]

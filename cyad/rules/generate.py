@@ -19,6 +19,7 @@ HELPERS = r"""
 static inline double cyad_square(double a) { return a * a; }
 static inline double cyad_sign(double a) { return a > 0 ? 1.0 : a < 0 ? -1.0 : a; }
 static inline double cyad_hypot1(double a) { return fabs(a) > 1e10 ? fabs(a) : sqrt(1.0 + a * a); }
+static inline double cyad_leg1(double a) { return sqrt((1.0 - a) * (1.0 + a)); }
 
 /* Exponents that a partial of a small power has, where pow would take its long way. */
 static inline double cyad_power(double a, double b)
@@ -54,6 +55,7 @@ SCALAR_MACROS = """
 #define M_copysign copysign
 #define M_rint rint
 #define M_hypot1 cyad_hypot1
+#define M_leg1 cyad_leg1
 """
 
 PROGRAM_TYPES = """

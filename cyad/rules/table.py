@@ -67,9 +67,8 @@ UNARY = (
     _unary("sin",        "cos(x)",                          ANY,        H),
     _unary("cos",        "-sin(x)",                         ANY,        H),
     _unary("tan",        "1 + o*o",                         OPEN_UNIT,  H),
-    # 1 - x*x would cancel near 1; 1 - x and 1 + x would lose the sign of a zero imaginary part: the side of the cut.
-    _unary("arcsin",     "1/sqrt(-(x - 1)*(x - -1))",       OPEN_UNIT,  H,     "1 - x*x, see above"),
-    _unary("arccos",     "-1/sqrt(-(x - 1)*(x - -1))",      OPEN_UNIT,  H,     "1 - x*x, see above"),
+    _unary("arcsin",     "1/leg1(x)",                       OPEN_UNIT,  H,     "sqrt(1 - x*x) would cancel near 1"),
+    _unary("arccos",     "-1/leg1(x)",                      OPEN_UNIT,  H,     "sqrt(1 - x*x) would cancel near 1"),
     _unary("arctan",     "1/(1 + x*x)",                     ANY,        H),
     _unary("sinh",       "cosh(x)",                         ANY,        H),
     _unary("cosh",       "sinh(x)",                         ANY,        H),
@@ -88,6 +87,11 @@ UNARY = (
 
 # The larger operand has it all, a tie is shared; a nan wins in maximum and minimum and loses in fmax and fmin.
 _HALF = "where(x == y, 0.5, where({}, {}, {}))"
+# exp(-|x - y|), of which no derivative overflows, and which has the right ones at x = y; 1 for equal infinities.
+_GAP = "where((x == y) & isnan(x - y), 0, x - y)"
+_FADE = f"{{}}(where(x >= y, -{_GAP}, {_GAP}))"
+_LARGER = f"where(x >= y, 1, {_FADE})/(1 + {_FADE})"
+_SMALLER = f"where(x >= y, {_FADE}, 1)/(1 + {_FADE})"
 _ATAN = "where(absolute(x) > absolute(y), {}, {})"
 
 BINARY = (
@@ -106,12 +110,10 @@ BINARY = (
                                                                          NONZERO, NONZERO,   0,
             "y/(x*x + y*y) and -x/(x*x + y*y) without the squares, which over- and underflow; nan at the origin"),
     _binary("hypot",        "where(o == 0, 0, x/o)", "where(o == 0, 0, y/o)", NONZERO, NONZERO, 0, "0 at the origin"),
-    _binary("logaddexp",    "where(x == y, 0.5, 1/(1 + exp(y - x)))",
-                            "where(x == y, 0.5, 1/(1 + exp(x - y)))",    ANY, ANY,           0,
-            "half each where both are infinite alike"),
-    _binary("logaddexp2",   "where(x == y, 0.5, 1/(1 + exp2(y - x)))",
-                            "where(x == y, 0.5, 1/(1 + exp2(x - y)))",   ANY, ANY,           0,
-            "half each where both are infinite alike"),
+    _binary("logaddexp",    _LARGER.format("exp", "exp"), _SMALLER.format("exp", "exp"), ANY, ANY, 0,
+            "1/(1 + exp(y - x)), whose derivatives overflow; half each where both are infinite alike"),
+    _binary("logaddexp2",   _LARGER.format("exp2", "exp2"), _SMALLER.format("exp2", "exp2"), ANY, ANY, 0,
+            "as logaddexp"),
     _binary("maximum",      _HALF.format("(x > y) | isnan(x)", 1, 0),
                             _HALF.format("(x > y) | isnan(x)", 0, 1),    ANY, ANY,           0, "half each at a tie"),
     _binary("minimum",      _HALF.format("(x < y) | isnan(x)", 1, 0),
@@ -158,6 +160,7 @@ COMPOSITE = {
 
 # ---- scipy.special, bound when scipy is there and such a ufunc is met (cyad never imports it) ------------------------
 
+_DECAY = "exp(where(x >= 0, -x, x))"     # exp(-|x|), whose derivatives at 0 those of |x| would spoil
 _ORDER = "the derivative with respect to the first operand has no closed form"
 
 SPECIAL = (
@@ -171,9 +174,9 @@ SPECIAL = (
     _unary("ndtr",      "exp(-0.5*x*x)/sqrt(2*pi)",               ANY,        H),
     _unary("log_ndtr",  "exp(-0.5*x*x - o)/sqrt(2*pi)",           ANY,        H),
     _unary("ndtri",     "sqrt(2*pi)*exp(0.5*o*o)",                FRACTION),
-    _unary("expit",     "exp(-absolute(x))/square(1 + exp(-absolute(x)))", ANY, 0, "o*(1 - o) would cancel near 1"),
+    _unary("expit",     f"{_DECAY}/square(1 + {_DECAY})",         ANY,        0,     "o*(1 - o) would cancel near 1"),
     _unary("logit",     "1/(x*(1 - x))",                          FRACTION),
-    _unary("log_expit", "1/(1 + exp(x))",                         ANY),
+    _unary("log_expit", f"where(x >= 0, {_DECAY}, 1)/(1 + {_DECAY})", ANY,    0,     "derivatives of exp(x) overflow"),
     _unary("exp10",     "o*log(10)",                              ANY),
     _unary("cosm1",     "-sin(x)",                                ANY),
     _unary("entr",      "-1 - log(x)",                            POSITIVE),
