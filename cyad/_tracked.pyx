@@ -752,7 +752,8 @@ cdef class PartialMaps:
     cdef object coefficient(self):
         # Evaluated when first needed (a reverse sweep may never get here), once for all lanes.
         if self.value is None:
-            self.value = self.partial(self.x, self.y, self.out)
+            self.value = nested_partial(self.partial, self.x, self.y, self.out, self.strong) if self.partial.composed else \
+                self.partial.function(self.x, self.y, self.out)
         return self.value
 
     cdef object weigh(self, object c, object t):
@@ -773,6 +774,48 @@ cdef class PartialMaps:
 
 # What the maps below read, whatever the partial of the row does; as bits of row.reads.
 cdef enum: READS_X_AND_OUT = 5
+
+
+cdef object nested_partial(object partial, object x, object y, object out, bint strong):
+    """A partial derivative of operands that outer calls may track: there, one operation with partials of its own."""
+    cdef Context ctx = higher(higher(context_of(x), context_of(y)), context_of(out))
+    cdef PartialMaps maps
+    cdef PyObject* old
+    cdef list operands = [], pushes = [], pulls = [], reads = []
+    cdef int k, mask = 0
+    if ctx is None:
+        return partial.function(x, y, out)
+    check_alive(ctx)
+    derivatives = [(k, v, partial.derivative(k)) for k, v in enumerate((x, y)) if v is not None and ctx.is_active(v)]
+    for k, v, d in derivatives:
+        if d is NotImplemented or is_complex(plain_value(v)) and not (partial.holomorphic and (d is None or d.holomorphic)):
+            return partial.function(x, y, out)    # by NumPy's functions, which have the rule, or say that there is none
+    # Memory of this context is restored by the sweep before it is read; what it does not know may change.
+    xp = primal_at(ctx, x) if context_of(x) is ctx else ctx.guard(x)
+    yp = primal_at(ctx, y) if context_of(y) is ctx else ctx.guard(y)
+    op = primal_at(ctx, out) if context_of(out) is ctx else ctx.guard(out)
+    old = swap_current(<PyObject*>ctx.outer if ctx.outer is not None else NULL)
+    try:
+        value = nested_partial(partial, xp, yp, op, strong)
+    finally:
+        swap_current(old)
+    for k, v, d in derivatives:
+        if d is not None:
+            maps = PartialMaps.__new__(PartialMaps)
+            maps.partial = d
+            maps.x, maps.y, maps.out = xp, yp, op
+            maps.shape, maps.operand_shape = shape_of(value), shape_of(v)
+            maps.strong, maps.real_operand = strong or ctx.strong, not is_complex(plain_value(v))
+            operands.append(v)
+            pushes.append(maps.push)
+            pulls.append(maps.pull)
+            mask |= d.reads
+    if not operands:
+        return wrap_inactive(ctx, value)
+    for k, v in enumerate((x, y, out)):
+        if mask >> k & 1:
+            reads.append(v)
+    return ctx.link(value, operands, pushes, pulls, (reads, False))
 
 
 cdef tuple nonholomorphic_maps(Row row, object x, object out, object shape):

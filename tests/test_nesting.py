@@ -352,3 +352,64 @@ def test_soft_maxima_of_infinities(mix):
         for f in (np.logaddexp, np.logaddexp2):
             for g, t in ((lambda x, f=f, b=b: f(x, b), a), (lambda x, f=f, a=a: f(a, x), b)):
                 assert differentiated(g, mix)(t) == 0.0
+
+
+# Second derivatives where a branch not taken, or what is rounded, has an infinite derivative. By hand.
+EDGES = {
+    "arctan2 on axes": (lambda x: np.arctan2(x[0], x[1]), (1.0, 0.0), [[0.0, 1.0], [1.0, 0.0]]),
+    "arctan2 on the other": (lambda x: np.arctan2(x[0], x[1]), (0.0, -1.0), [[0.0, -1.0], [-1.0, 0.0]]),
+    "arctan2 of arrays": (lambda x: np.sum(np.arctan2(x[::2], x[1::2])), (1.0, 0.0, 0.0, 2.0),
+                          [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, -0.25], [0, 0, -0.25, 0]]),
+    "hypot at the origin": (lambda x: np.hypot(x[0], x[1]), (0.0, 0.0), [[0.0, 0.0], [0.0, 0.0]]),
+    "hypot of arrays": (lambda x: np.sum(np.hypot(x[::2], x[1::2])), (0.0, 0.0, 0.0, 2.0),
+                        [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0.5, 0], [0, 0, 0, 0]]),
+    "power of zero": (lambda x: np.power(x[0], x[1]), (0.0, 3.0), [[0.0, 0.0], [0.0, 0.0]]),
+    "power of arrays": (lambda x: np.sum(np.power(x[::2], x[1::2])), (0.0, 3.0, 1.0, 2.0),
+                        [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 2, 1], [0, 0, 1, 0]]),
+    "remainder": (lambda x: np.remainder(x[0], x[1]), (1.0, 1e-200), [[0.0, 0.0], [0.0, 0.0]]),
+    "fmod": (lambda x: np.fmod(x[0], x[1]), (1.0, 1e-200), [[0.0, 0.0], [0.0, 0.0]]),
+}
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+@pytest.mark.parametrize("name", EDGES)
+def test_branches_not_taken(name, mix):
+    f, x, expected = EDGES[name]
+    outer, inner = (cyad.jacfwd if mode.forward else cyad.jacrev for mode in mix)
+    assert_allclose(outer(inner(f))(np.array(x)), expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+@pytest.mark.parametrize("f, x, expected", [
+    (np.arcsin, 1.0, np.inf), (np.arcsin, -1.0, -np.inf), (np.arccos, 1.0, -np.inf), (np.arccos, -1.0, np.inf),
+    (np.arccosh, 1.0, -np.inf), (np.arctanh, 1.0, np.inf), (np.log, 0.0, -np.inf), (np.sqrt, 0.0, -np.inf)])
+def test_ends_of_domains(f, x, expected):
+    """The limits. In an outer reverse sweep the function itself has cotangent 0: nan, but for strong zeros."""
+    strong = Reverse.with_strong_zero()
+    for mix in ((Forward, Forward), (Forward, Reverse), (strong, Forward), (strong, Reverse), (strong, strong)):
+        assert differentiated(f, mix)(x) == expected
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+def test_operands_of_partials_may_be_overwritten(mix):
+    """What a partial of a partial reads is restored before it is read."""
+    def f(x):
+        a, b = np.array([x, 2.0 * x]), np.array([1.0 + x, x * x])
+        c = np.hypot(a, b)
+        d = np.arctan2(a, b)
+        p = np.power(a, b)
+        total = np.sum(c * d * p)
+        a *= 0.0
+        b[:] = 7.0
+        c += a + d
+        p[:] = 0.0
+        return total + np.sum(c)
+
+    def plain(x):
+        a, b = np.array([x, 2.0 * x]), np.array([1.0 + x, x * x])
+        c, d, p = np.hypot(a, b), np.arctan2(a, b), a**b
+        return np.sum(c * d * p) + np.sum(c + d)
+
+    h = 1e-3
+    expected = sum(w * plain(0.7 + k * h) for k, w in ((-2, -1), (-1, 16), (0, -30), (1, 16), (2, -1))) / (12 * h * h)
+    assert_allclose(differentiated(f, mix)(0.7), expected, rtol=1e-7)

@@ -65,8 +65,7 @@ cdef class Row:
     def partials(self):
         """Made when first asked for: most programs never leave the fast path, and importing must be quick."""
         if self._partials is None:
-            self._partials = tuple(text and expressions.python_function(text, f"d_{self.name}_d{'xy'[k]}")
-                                   for k, text in enumerate(table.BY_NAME[self.name].partials))
+            self._partials = expressions.partials_of(table.BY_NAME[self.name])
         return self._partials
 
     def __repr__(self):

@@ -14,7 +14,8 @@ Three back-ends read the graph:
 - :func:`python_function` gives a Python callable over NumPy's namespace, for whatever NumPy dispatches on: complex
   arrays, mixed precision, tracked values of an outer level.
 
-:func:`derivative` differentiates an expression by the table itself, for sweeps of second order.
+:func:`derivative` differentiates an expression by the table itself, for sweeps of second order; :class:`Partial` holds
+a partial with its own partials, for nested differentiation of any order.
 """
 import ast
 import math
@@ -167,6 +168,50 @@ def derivative(root, seeds):
                 d = node("add", d, _times(_substitute(parse(text), leaves), done[a]))
         done[n] = d
     return done[root]
+
+
+class Partial:
+    """A partial derivative of a row: called, it evaluates; `derivative(k)` is its own partial in the k-th operand.
+
+    Nested differentiation could also run through the NumPy calls of the function, and does where they are few. Where
+    they are `composed`, a reverse sweep through them meets the branch that ``where`` did not take, or the operand of
+    ``rint``, with a cotangent of zero, and a partial there that may be infinite: their product is nan, and wrong.
+    """
+
+    __slots__ = ("_derivatives", "composed", "function", "holomorphic", "name", "parents", "reads", "root")
+
+    def __init__(self, root, parents, name):
+        """``parents`` are the graphs of the row's partials: by them the output depends on the operands."""
+        nodes = walk(root)
+        self.root, self.parents, self.name = root, parents, name
+        self.reads = reads(root)
+        self.function = python_function(root, name)
+        self.composed = any(n.op in ("where", "rint", "leg1") for n in nodes) or sum(bool(n.args) for n in nodes) > 3
+        self.holomorphic = all(n.op in LEAVES or n.op in ("const", "where", "hypot1", "leg1") or is_condition(n)
+                               or table.BY_NAME[n.op].flags & table.HOLOMORPHIC for n in nodes)
+        self._derivatives = {}
+
+    def __call__(self, x, y, o):
+        return self.function(x, y, o)
+
+    def derivative(self, k):
+        """The Partial of this one in operand ``k``; None where it is zero, NotImplemented where the table has none."""
+        if k not in self._derivatives:
+            seeds = {"xy"[k]: ONE}
+            if self.reads & 4:
+                if self.parents[k] is None:
+                    return NotImplemented
+                seeds["o"] = self.parents[k]
+            root = derivative(self.root, seeds)
+            self._derivatives[k] = (NotImplemented if root is None else None if root is ZERO else
+                                    Partial(root, self.parents, f"{self.name}_d{'xy'[k]}"))
+        return self._derivatives[k]
+
+
+def partials_of(rule):
+    """The partials of a row of the table; None for an operand that has none."""
+    roots = tuple(text and parse(text) for text in rule.partials)
+    return tuple(root and Partial(root, roots, f"d_{rule.name}_d{'xy'[k]}") for k, root in enumerate(roots))
 
 
 # ---- C ---------------------------------------------------------------------------------------------------------------
@@ -342,8 +387,8 @@ def composite_function(text, name):
     return namespace[name]
 
 
-def python_function(text, name):
-    """The callable ``f(x, y, o)`` for the partial ``text``: operators and NumPy functions only, no warnings.
+def python_function(root, name):
+    """The callable ``f(x, y, o)`` for a graph: operators and NumPy functions only, no warnings.
 
     A constant partial gives a Python float, which promotes no dtype.
     """
@@ -369,7 +414,7 @@ def python_function(text, name):
         # Of a complex x, 1 - x and 1 + x would lose the sign of a zero imaginary part: the side of the cut.
         return np.sqrt(-(x - 1)*(x - -1)) if is_complex(x) else np.sqrt((1 - x)*(1 + x))
 
-    source = python_source(parse(text), name)
+    source = python_source(root, name)
     namespace = {"np": np, "where": where, "hypot1": hypot1, "leg1": leg1}
-    exec(compile(source, f"<cyad rule {name}: {text}>", "exec"), namespace)
+    exec(compile(source, f"<cyad rule {name}>", "exec"), namespace)
     return namespace[name]
