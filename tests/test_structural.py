@@ -7,6 +7,7 @@ only what the rule says; and that duck arrays pass through every map without bei
 import importlib
 import pkgutil
 import types
+import warnings
 import weakref
 
 import numpy as np
@@ -648,3 +649,14 @@ def test_composites_are_python_code():
     for func in get_overridable_numpy_array_functions():
         if classification.classify(func) == "composite":
             assert isinstance(func._implementation, types.FunctionType), func
+
+
+def test_pullbacks_do_not_warn_of_infinities():
+    """The plain run does not: it takes no difference of two infinities."""
+    a = np.array([[np.inf, np.inf, 1.0], [-np.inf, -np.inf, -np.inf]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.logaddexp.reduce(a, axis=1)
+        t, = cyad.autodiff(cyad.Forward, lambda x: np.logaddexp.reduce(x, axis=1), cyad.Duplicated,
+                           cyad.Duplicated(a, np.ones((2, 3))))
+    np.testing.assert_allclose(t, [1.0, 1.0], rtol=1e-14)

@@ -331,7 +331,9 @@ def logaddexp_reduce_rule(array, axis=0, dtype=None, out=None, keepdims=False, i
     def weights():
         best = over.lift(result)
         # Infinite entries that equal the result weigh like finite ones that do.
-        raw = np.exp(np.where(np.equal(array, best), 0, array - best))
+        with np.errstate(invalid="ignore"):    # of two infinities; NumPy's own run takes no difference of them
+            gap = array - best
+        raw = np.exp(np.where(np.equal(array, best), 0, gap))
         return raw / over.lift(over.total(raw))
 
     return result, lambda k: ((lambda t: over.total(weights() * t)), (lambda g: over.spread(g) * weights()))
