@@ -337,6 +337,8 @@ def _install():
     for name in _dispatch.MATH_FUNCTIONS:
         if hasattr(math, name):
             _dispatch.install_math_hook(name)
+    for name in _dispatch.CMATH_FUNCTIONS:
+        _dispatch.install_cmath_hook(name)
     for name in ("fsum", "prod", "sumprod", "dist"):
         if hasattr(math, name):
             _redirect.redirect(math, name, "context", _summation(name))

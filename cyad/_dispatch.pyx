@@ -21,6 +21,7 @@ from cyad._tracked cimport (
 )
 from cyad.rules._kernels cimport Row, lookup
 
+import cmath
 import functools
 import math
 import operator
@@ -998,6 +999,79 @@ def install_math_hook(name):
     cdef Row row = _MATH_ROWS.get(name)
     if row is not None and row.nin == 1 and row.scalar and not row.zero and row.refusal is None:
         _ROWS_BY_ORIGINAL[original] = row
+
+
+# ---- cmath: the value is that of the function, the partial that of the row -----------------------------------------------
+
+cdef object complex_of(object value):
+    """A number as cmath takes it: complex."""
+    if not is_tracked(value):
+        return complex(value)
+    return value if plain_value(value).dtype.kind == "c" else value.astype(np.complex128)
+
+
+cdef object cmath_value(Row row, object original, object z):
+    cdef Context ctx = context_of(z)
+    if ctx is None:
+        return original(z)
+    check_alive(ctx)
+    primal = primal_at(ctx, z)
+    return link_row(ctx, row, z, None, primal, None, cmath_value(row, original, primal))
+
+
+cdef object cmath_call(object original, PyObject* const* args, size_t nargsf, object kwnames):
+    """`cmath.f` of a tracked number."""
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), i
+    name = original.__name__
+    if name in _CMATH_STEPS:
+        return original(*[plain_value(<object>args[i]) for i in range(n)],
+                        **({} if kwnames is None else {key: plain_value(<object>args[n + i]) for i, key in enumerate(<tuple>kwnames)}))
+    if n == 0 or kwnames is not None:
+        raise TypeError(f"cmath.{name} takes positional arguments only")
+    values = []
+    for i in range(n):
+        v = <object>args[i]
+        if is_array(v) and v.ndim > 0:
+            raise TypeError(f"cmath.{name} takes numbers, not arrays; use NumPy's function")
+        values.append(v[()] if is_array(v) else v)
+    row = _CMATH_ROWS.get(name)
+    if row is not None and n == 1:
+        return cmath_value(<Row>row, original, complex_of(values[0]))
+    return _CMATH_COMPOSITES[name](*values)
+
+
+def _cmath_log(z, base):
+    return cmath.log(z) / cmath.log(base)
+
+
+def _cmath_phase(z):
+    z = complex_of(z)
+    return math.atan2(z.imag, z.real)
+
+
+def _cmath_polar(z):
+    return abs(complex_of(z)), _cmath_phase(z)
+
+
+def _cmath_rect(r, phi):
+    return r * (math.cos(phi) + 1j * math.sin(phi))
+
+
+cdef dict _CMATH_ROWS = {
+    name: rows_by_name[row] for name, row in {
+        "sin": "sin", "cos": "cos", "tan": "tan", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "sinh": "sinh",
+        "cosh": "cosh", "tanh": "tanh", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "exp": "exp",
+        "log": "log", "log10": "log10", "sqrt": "sqrt",
+    }.items()
+}
+cdef dict _CMATH_COMPOSITES = {"log": _cmath_log, "phase": _cmath_phase, "polar": _cmath_polar, "rect": _cmath_rect}
+_CMATH_STEPS = frozenset({"isnan", "isinf", "isfinite", "isclose"})
+
+CMATH_FUNCTIONS = tuple(sorted({*_CMATH_ROWS, *_CMATH_COMPOSITES, *_CMATH_STEPS}))
+
+
+def install_cmath_hook(name):
+    redirect_native(cmath, name, "types", cmath_call)
 
 
 def dispatch_tracked(func, args, kwargs):

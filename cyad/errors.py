@@ -48,7 +48,8 @@ def lost(call):
     return ActiveStoreError(
         f"{call} of an active value, or a store of it into a plain array that cannot carry derivatives, would lose its "
         f"derivative{where()}; keep the value as it is, or allocate the array inside the differentiated function, or "
-        "pass the object that keeps it as an argument with a shadow, Duplicated(obj, make_zero(obj))")
+        "pass the object that keeps it as an argument with a shadow, Duplicated(obj, make_zero(obj)). Text: f'{x:.3f}' "
+        "in place of '%.3f' % x; complex numbers: x + 1j*y in place of complex(x, y)")
 
 
 def where():

@@ -3,6 +3,8 @@
 The oracle is central differences of plain runs in double precision. Reverse mode is compared by the inner product
 Re <w, df> = Re <gradient, dz>, the gradient of a real function being df/dRe + i df/dIm.
 """
+import cmath
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -330,3 +332,43 @@ def test_results_that_nonholomorphic_functions_read_may_be_overwritten():
         return np.sum(a)
 
     assert_allclose(gradient(Reverse, f, Z)[0], 2 * Z / np.abs(Z), rtol=1e-14)
+
+
+CMATH = {
+    **{name: (lambda z, name=name: getattr(cmath, name)(z)) for name in (
+        "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "exp", "log", "log10", "sin", "sinh", "sqrt",
+        "tan", "tanh")},
+    "log to a base": lambda z: cmath.log(z, 3.0),
+    "phase": lambda z: cmath.phase(z) + 0j,
+    "polar": lambda z: cmath.polar(z)[0] * 1j + cmath.polar(z)[1],
+    "rect": lambda z: cmath.rect(z.real, z.imag),
+    "of a real number": lambda z: cmath.sqrt(z.real - 5.0) * z,
+    "branches": lambda z: z * 2.0 if cmath.isfinite(z) and not cmath.isclose(z, 1.0) else z,
+}
+
+
+@pytest.mark.parametrize("name", CMATH)
+def test_functions_of_cmath(name):
+    def f(x):
+        w = CMATH[name](x[0] + 1j * x[1])
+        return w.real + 2.0 * w.imag
+
+    x, h = np.array([0.6, 0.8]), 1e-6
+    expected = [(f(x + e) - f(x - e)) / (2 * h) for e in h * np.eye(2)]
+    for mode in (Forward, Reverse):
+        assert_allclose(gradient(mode, f, x)[0], expected, rtol=1e-8, atol=1e-9)
+    slope = cyad.grad(f)
+    expected = [(slope(x + e) - slope(x - e)) / (2 * h) for e in h * np.eye(2)]
+    for found in (cyad.jacfwd(slope)(x), cyad.jacrev(slope)(x)):
+        assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
+    with_primal = autodiff(ForwardWithPrimal, f, Duplicated(x, np.ones(2)))[1]
+    assert with_primal == f(x)
+
+
+def test_what_cmath_refuses():
+    with pytest.raises(TypeError, match="NumPy's function"):
+        gradient(Reverse, lambda x: cmath.sin(x), X)
+    with pytest.raises(ValueError, match="math domain error"):
+        gradient(Reverse, lambda x: cmath.log(x[0] - X[0]).real, X)
+    with pytest.raises(cyad.ActiveStoreError, match=r"x \+ 1j\*y"):
+        gradient(Reverse, lambda x: abs(complex(x[0], x[1])), X)

@@ -136,6 +136,8 @@ REFUSED = {
     "a store of an array": (lambda x: STORE.__setitem__(slice(None), x), r"in .*lambda.*, line \d+ \(.*STORE"),
     "a store of a list": (lambda x: STORE.__setitem__(slice(2), [x[0], x[1]]), r"line \d+ \(.*STORE"),
     "float": (lambda x: float(x[0]), r"float\(\).* in .*lambda"), "complex": (lambda x: complex(x[0]), r"complex\(\)"),
+    "complex of two": (lambda x: complex(x[0], x[1]), r"x \+ 1j\*y"),
+    "%": (lambda x: "%.3f".__mod__(x[0]), r"f'\{x:.3f\}'"),
 }
 
 
