@@ -116,6 +116,10 @@ def _array(original, obj, dtype=None, *, copy=True, order="K", ndmin=0, **kwargs
     tricks = "subok" in kwargs and not copy
     if tricks and isinstance(obj, np.ndarray) and is_tracked_value(obj) and not _dispatch.active(obj):
         obj = obj.__array__()
+    if kwargs.get("subok") and sys._getframe(1).f_globals.get("__name__") == "numpy.ma.core" and _dispatch.active(obj):
+        # What follows there is ndarray.view(result, MaskedArray), which takes no other type than its own.
+        raise MissingRuleError("np.ma.masked_array of active values: masked arrays have no derivative here; keep the "
+                               "values and the mask apart (np.where(mask, 0.0, x), np.sum(x, where=~mask), x[~mask])")
     out = _converted(original, obj, dtype, copy, order, ndmin)
     if out is not None:
         return out

@@ -1779,6 +1779,9 @@ cdef object scalar_attribute(object value, str name):
     """What np.float64 offers beyond operators: array-like attributes, and ufuncs as methods for object arrays."""
     if name in _SCALAR_SAME:
         return lambda *args, **kwargs: value
+    if name in _ARRAY_PROTOCOLS:
+        # np.array asks for these before it makes objects of what has none. Objects of an ended call would look like numbers.
+        check_alive(context_of(value))
     if name in _SCALAR_VALUES:
         return _SCALAR_VALUES[name](value)
     if name in _IN_PLACE:
@@ -1827,6 +1830,8 @@ def _scalar_to_device(value, device, *, stream=None):
 
 # Methods of np.float64 that could only change a number.
 cdef frozenset _IN_PLACE = frozenset({"fill", "put", "resize", "setfield", "setflags"})
+
+cdef frozenset _ARRAY_PROTOCOLS = frozenset({"__array__", "__array_interface__", "__array_struct__"})
 
 cdef set _SCALAR_SAME = {"item", "copy", "transpose", "conj", "conjugate", "squeeze", "__copy__", "tolist"}
 cdef dict _SCALAR_VALUES = {

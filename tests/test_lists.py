@@ -129,6 +129,8 @@ REFUSED = {
     "nditer": (lambda x: sum(np.nditer(x)), "np.nditer .* x.flat"),
     "nditer of a list": (lambda x: sum(a * b for a, b in np.nditer([x, X])), "np.nditer .* x.flat"),
     "as_strided": (lambda x: np.lib.stride_tricks.as_strided(x, (2, 2), (8, 8)).sum(), "as_strided"),
+    "masked_array": (lambda x: np.ma.masked_array(x, [True, False, False]).sum(), "np.ma.masked_array .* np.where"),
+    "a copy in np.ma": (lambda x: np.ma.array(x, copy=True).sum(), "np.ma.masked_array .* np.where"),
     "type(x)(x)": (lambda x: type(x[0])(x[1]), r"type\(x\)\(\.\.\.\)"),
     "statistics.mean": (lambda x: statistics.mean([x[0], x[1]]), "as_integer_ratio .* lose"),
     "statistics.pstdev": (lambda x: statistics.pstdev([x[0], x[1]]), "as_integer_ratio .* lose"),
@@ -176,3 +178,6 @@ def test_plain_calls_are_numpys_own():
     gradient(Reverse, lambda x: (kept.append(x[0]), x[0] * 1.0)[1], X)
     with pytest.raises(cyad.EscapedValueError):
         np.mean([kept[0], 1.0])
+    for value in (kept, kept[0], [kept]):
+        with pytest.raises(cyad.EscapedValueError):
+            np.array(value)
