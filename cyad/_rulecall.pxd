@@ -65,6 +65,7 @@ cdef class Call:
     cdef int check_level(self, object rule, object value) except -1
     cdef object plainly(self)
     cdef object inactive(self, object out)
+    cdef object kept(self)
     cdef Part home_of(self, object value)
     cdef object easy(self)
 

@@ -35,7 +35,7 @@ from cyad._redirect cimport swap_current
 from cyad._shadow cimport Buffer, extent_of
 from cyad._tracked cimport (
     Context, TrackedArray, check_conflict, context_of, is_array, is_float64, is_scalar, is_tracked, number, own_copy,
-    plain_value, run_primal, wrap_inactive, wrap_view,
+    plain_value, run_plain, run_primal, wrap_inactive, wrap_view,
 )
 
 import types
@@ -57,6 +57,7 @@ from cyad.activity import (
 from cyad.errors import ActivityError, MissingRuleError
 from cyad.rules.custom import EASY, described
 from cyad.rules.partials import Constant, Partials, checked_rows
+from cyad.rules.state import Kept
 
 import_array()
 
@@ -477,6 +478,25 @@ cdef class Call:
             return out
         home = self.home_of(out)
         return wrap_inactive(self.ctx, out) if home is None else view_in(home, out)
+
+    cdef object kept(self):
+        """What a rule may change in arguments that cyad does not track, to be put back; None where that is nothing."""
+        cdef list values = [], tracked = []
+        cdef Part part, leaf
+        if self.own is None:
+            values.append(getattr(self.function, "__wrapped__", None))   # a bound method, or an object with state
+        for part in self.parts if self.own is None else [self.own, *self.parts]:
+            if part.kind == STRUCTURE:
+                # Its lists and objects are put together anew for each call, but for those without numbers.
+                for leaf in part.leaves:
+                    if leaf.kind == PLAIN:
+                        values.append(leaf.value)
+                    else:
+                        tracked.append(leaf.tracked)
+                values.extend([node.value for node in part.rebuild.nodes])
+            elif part.kind == PLAIN and not is_simple(part.value):
+                values.append(part.value)
+        return run_plain(Kept, (values, tracked, self.rules.name)) if values else None
 
     cdef Part home_of(self, object value):
         """The argument in whose memory an array lies."""

@@ -31,7 +31,7 @@ from cyad._rulecall cimport (
 )
 from cyad._tracked cimport (
     SINGLE, TrackedArray, add_to_lane, check_storable, ensure_lanes, is_array, is_float64, lane_of, plain_value,
-    wrap_inactive,
+    run_plain, wrap_inactive,
 )
 
 import numpy as np
@@ -208,6 +208,7 @@ cdef object by_lanes(Call call, object rule, object ret, tuple taken):
     cdef list before = [], lanes = []
     cdef Part leaf
     cdef int lane
+    cdef object kept = call.kept()
     primal = None
     for leaf in call.arrays:
         if writable(leaf):
@@ -216,6 +217,8 @@ cdef object by_lanes(Call call, object rule, object ret, tuple taken):
         if lane:
             for memory, copy in before:
                 memory[...] = copy
+            if kept is not None:
+                run_plain(kept.restore, ())
         out = one_push(call, rule, ret, taken, lane, 1)
         if out is NotImplemented:
             return out

@@ -3,6 +3,7 @@
 Derivatives are compared with those of the same code without rules, or with finite differences; rules that are
 deliberately off by a factor show which path a call took.
 """
+import copy
 import gc
 import inspect
 import sys
@@ -143,6 +144,65 @@ def test_lanes_one_by_one_where_a_rule_takes_no_batches():
     check_forward(f, Duplicated, (np.array([1.0, 2.0]), BatchDuplicated), (np.array([3.0, -1.0]), BatchDuplicated))
     check_reverse(f, Active, (np.array([1.0, 2.0]), BatchDuplicated), (np.array([3.0, -1.0]), BatchDuplicated))
     assert set(widths) == {1}
+
+
+class Counter:
+    def __init__(self):
+        self.total, self.inner = 0.0, {"seen": [0, set()], "calls": np.zeros(1, int)}
+
+
+@pytest.mark.parametrize("state, read", [
+    (np.zeros(1), lambda s: s[0]), ([0.0], lambda s: s[0]), ({"a": [[0.0]]}, lambda s: s["a"][0][0]),
+    (Counter(), lambda s: (s.total, s.inner["seen"], s.inner["calls"][0])),
+    (np.random.default_rng(3), lambda s: s.bit_generator.state["state"]["state"]),
+    (np.random.RandomState(3), lambda s: s.get_state()[2])])
+@pytest.mark.parametrize("captured", [True, False])
+def test_lanes_one_by_one_all_find_the_state_that_the_first_one_found(state, read, captured):
+    def draw(state):
+        if isinstance(state, np.ndarray):
+            state += 1.0
+            return state[0]
+        if isinstance(state, list):
+            state.append(state[0])
+            state[0] += 1.0
+            return state[0]
+        if isinstance(state, dict):
+            return draw(state["a"][0])
+        if isinstance(state, Counter):
+            state.total += 1.0
+            state.inner["seen"][0] += 1
+            state.inner["seen"][1].add(state.total)
+            state.inner["calls"] += 1
+            state.last = state.total
+            return state.inner["calls"][0] + len(state.inner["seen"][1])
+        return state.normal()
+
+    def forward(config, func, RT, state: Const, x: Duplicated):
+        k = draw(state.val)
+        return Duplicated(k * np.sum(x.val), k * np.sum(x.dval))
+
+    f = ruled(lambda state, x: draw(state) * np.sum(x), forward)
+    plain, x = copy.deepcopy(state), np.array([1.0, 2.0, 3.0])
+    k = f(plain, x) / 6.0
+    mine = copy.deepcopy(state)
+    if captured:
+        got = gradient(Forward, lambda x: f(mine, x), x)[0]
+    else:
+        lanes = tuple(np.eye(3))
+        got = autodiff(Forward, lambda s, x: f(s, x), BatchDuplicated, Const(mine), BatchDuplicated(x, lanes))[0]
+    assert_allclose(got, [k, k, k])
+    assert read(mine) == read(plain)
+
+
+def test_lanes_one_by_one_refuse_what_cannot_be_put_back():
+    def forward(config, func, RT, numbers: Const, x: Duplicated):
+        k = next(numbers.val)
+        return Duplicated(k * np.sum(x.val), k * np.sum(x.dval))
+
+    f = ruled(lambda numbers, x: next(numbers) * np.sum(x), forward)
+    with pytest.raises(cyad.ActivityError, match="list_iterator.*BatchDuplicated"):
+        gradient(Forward, lambda x: f(iter([1.0, 2.0]), x), np.ones(2))
+    assert gradient(Forward, lambda x: f(iter([5.0, 2.0]), x), np.ones(1))[0] == [5.0]
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
