@@ -68,6 +68,8 @@ cdef class Call:
     cdef object kept(self)
     cdef Part home_of(self, object value)
     cdef object easy(self)
+    cdef object run_unwritten(self, object rule, list values)
+    cdef tuple pick_easy(self)
 
 cdef Config new_config(Context ctx, int width, bint primal, bint shadow, tuple overwritten)
 cdef object annotation(object kind, object val, object dval)

@@ -55,7 +55,7 @@ from cyad.activity import (
     Reverse,
 )
 from cyad.errors import ActivityError, MissingRuleError
-from cyad.rules.custom import EASY, described
+from cyad.rules.custom import EASY, arranged, described
 from cyad.rules.partials import Constant, Partials, checked_rows
 from cyad.rules.state import Kept
 
@@ -100,7 +100,10 @@ cdef extern from "numpy/arrayobject.h":
     NPY_ORDER NPY_CORDER
     ndarray PyArray_NewCopy(ndarray arr, NPY_ORDER order)
 
+    PyObject* PyArray_BASE(ndarray arr)
+
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject* value)
     object PyObject_Call(object function, object args, PyObject* kwargs)
     object PyList_AsTuple(object values)
 
@@ -384,7 +387,9 @@ cdef class Call:
         within = "a function" if self.ctx.title is None else described(self.ctx.title)
         text = f"in the {rule.kind} rule {rule.name} of {self.rules.name}, while {within} was differentiated"
         if isinstance(error, ValueError) and "read-only" in str(error):
-            text += ("; a rule cannot write shadows in augmented_primal (they have no values yet), nor values in "
+            text += ("; a rule cannot write the result nor the arguments of the function: work on a copy"
+                     if rule.kind == EASY else
+                     "; a rule cannot write shadows in augmented_primal (they have no values yet), nor values in "
                      "reverse (memory must stay as the function left it): work on a copy")
         error.add_note(text)
 
@@ -517,28 +522,61 @@ cdef class Call:
 
     # -- partial derivatives -----------------------------------------------------------------------------------------
 
+    cdef object run_unwritten(self, object rule, list values):
+        """The function itself, which must neither write the arrays among its arguments nor return views of them."""
+        cdef list before = []
+        cdef Py_ssize_t i
+        for i in range(len(values)):
+            v = values[i]
+            if isinstance(v, np.ndarray) and plain_value(v).dtype.kind in "fc" and plain_value(v).flags.writeable:
+                before.append((i, v, copy_of(v)))
+        out = self.run_function(values)
+        results = out if isinstance(out, (tuple, list)) else (out,)
+        for i, v, copy in before:
+            if not same_bytes(<ndarray>plain_value(copy), <ndarray>plain_value(v)):
+                raise ActivityError(
+                    f"{self.rules.name} wrote its argument {i + 1}, which its easy_rule {rule.name} says nothing of: a "
+                    "function with an easy_rule only reads its arguments. Write forward and reverse rules, or have it "
+                    "work on a copy")
+        for i in range(len(values)):
+            for o in results:
+                if isinstance(o, np.ndarray) and isinstance(values[i], np.ndarray) and overlap(o, values[i]):
+                    raise ActivityError(
+                        f"{self.rules.name} returned its argument {i + 1}, or a view of it: with an easy_rule "
+                        f"({rule.name}) its results are arrays of their own. Return a copy, y.copy(), or write forward "
+                        "and reverse rules, whose results may be views")
+        return out
+
     cdef object easy(self):
         """An easy_rule: the function itself, linearised by its partial derivatives."""
         cdef Part part
-        cdef list values, operands = [], pushes = [], pulls = []
-        cdef Py_ssize_t i, n = len(self.parts) - len(self.names)
+        cdef list values, shown, columns, operands = [], pushes = [], pulls = []
+        cdef Py_ssize_t i, k
         cdef PyObject* old
         if not self.rules.rules[EASY] or (self.own is not None and self.own.active):
             return THROUGH
-        for rule, _, _ in self.pick(EASY, None, (None,), (Const,) * len(self.parts)):
+        found, indices, defaults, names = self.pick_easy()
+        for rule, _, _ in found:
             for part in self.parts:
                 if part.kind == STRUCTURE and part.active:
                     raise MissingRuleError(f"the easy_rule {rule.name} of {self.rules.name} takes numbers and arrays, "
                                            "not structures of them; write forward and reverse rules")
             values = [(<Part>p).val(False) for p in self.parts]
-            out = apart(self.run_function(values), values)
+            out = self.run_unwritten(rule, values)
+            if indices is not None:
+                values = [defaults[k] if indices[k] < 0 else values[indices[k]] for k in range(len(indices))]
+            given = len(values)
+            while indices is not None and given > 0 and indices[given - 1] < 0:
+                given -= 1
+            shown = [read_only(v) for v in values]
+            k = len(shown) - len(names)
             old = swap_current(<PyObject*>self.ctx.outer if self.ctx.outer is not None else NULL)
             try:
                 # The plain run knows no derivatives, so it cannot warn of them.
                 with np.errstate(all="ignore"):
-                    rows = rule.function(out, *values[:n], **dict(zip(self.names, values[n:])))
+                    rows = rule.function(read_only(out), *shown[:k], **dict(zip(names, shown[k:])))
                     if rows is not NotImplemented:
-                        rows = checked_rows(rows, out, values)
+                        rows = checked_rows(rows, out, values, given)
             except Exception as error:
                 self.note(error, rule)
                 raise
@@ -546,13 +584,17 @@ cdef class Call:
                 swap_current(old)
             if rows is NotImplemented:
                 continue
-            for i in range(len(self.parts)):
+            for k in range(len(values)):
+                i = k if indices is None else indices[k]
+                if i < 0:
+                    continue
                 part = self.parts[i]
-                if not part.active or all([row[i] is Constant for row in rows]):
+                if not part.active or all([row[k] is Constant for row in rows]):
                     continue
                 for row in rows:
-                    self.check_level(rule, row[i])
-                maps = Partials([own_memory(row[i], values, out) for row in rows], out, values[i], self.ctx.strong)
+                    self.check_level(rule, row[k])
+                maps = Partials([own_memory(row, k) if self.ctx.backward else row[k] for row in rows], out, values[k],
+                                self.ctx.strong)
                 operands.append(part.tracked)
                 pushes.append(maps.push)
                 pulls.append(maps.pull)
@@ -561,28 +603,51 @@ cdef class Call:
             return self.ctx.link(out, operands, pushes, pulls, ([], False))
         return THROUGH
 
+    cdef tuple pick_easy(self):
+        """The rules that fit, and what they are called with: (rules, index of each argument or -1 for a default,
+        defaults, names of keywords). Arguments stand as in the signature of the function, with its defaults, where
+        a rule takes them so; as in the call where not (None for the indices)."""
+        cdef Py_ssize_t n = len(self.parts)
+        key = (EASY, n, self.names)
+        placed = self.rules.cache.get(key)
+        if placed is None:
+            placed = None if self.built_in else arranged(self.function, n - len(self.names), self.names)
+            placed = self.rules.cache[key] = () if placed is None or placed[0] == list(range(n)) else placed
+        if placed:
+            found = self.rules.pick(EASY, None, (None,), (Const,) * len(placed[0]), placed[2])
+            if found:
+                return found, *placed
+        return self.pick(EASY, None, (None,), (Const,) * n), None, None, self.names
 
-cdef object own_memory(object partial, list values, object out):
-    """A partial derivative that later writes do not change: rules may return an argument, or the result, as it is."""
-    outs = list(out) if isinstance(out, (tuple, list)) else [out]
-    return copy_of(partial) if isinstance(partial, np.ndarray) and overlaps_any(partial, values + outs) else partial
+
+cdef object own_memory(object row, Py_ssize_t i):
+    """A partial derivative that later writes do not change: what nobody but the row refers to is ours."""
+    partial = row[i]
+    if not isinstance(partial, np.ndarray):
+        return partial
+    # Two references: that of the row and that of `partial`.
+    if type(partial) is ndarray and Py_REFCNT(<PyObject*>partial) == 2 and PyArray_BASE(<ndarray>partial) is NULL and \
+            (type(row) is tuple or type(row) is list):
+        return partial
+    return copy_of(partial)
 
 
-cdef object apart(object out, list values):
-    """A result in memory of its own: one that lies in an argument's would be another name of it."""
-    if isinstance(out, (tuple, list)):
-        parts = [apart(o, values) for o in out]
-        return type(out)(parts) if type(out) in (tuple, list) else type(out)(*parts)
-    return copy_of(out) if isinstance(out, np.ndarray) and overlaps_any(out, values) else out
+cdef object read_only(object value):
+    """A value as rules by partial derivatives see it: arrays, also those of a tuple of results, cannot be written."""
+    cdef ndarray plain
+    if type(value) is ndarray:
+        plain = value.view()
+        PyArray_CLEARFLAGS(plain, NPY_ARRAY_WRITEABLE)
+        return plain
+    if isinstance(value, (tuple, list)):
+        parts = [read_only(v) for v in value]
+        return type(value)(parts) if type(value) in (tuple, list) else value._make(parts) if hasattr(value, "_make") \
+            else value
+    return value
 
 
-cdef bint overlaps_any(object array, list others) except -1:
+cdef bint overlap(object array, object other) except -1:
     cdef Py_ssize_t low, high, first, last
     low, high = extent_of(<ndarray>plain_value(array))
-    for other in others:
-        plain = plain_value(other)
-        if isinstance(plain, ndarray):
-            first, last = extent_of(<ndarray>plain)
-            if low < last and first < high:
-                return True
-    return False
+    first, last = extent_of(<ndarray>plain_value(other))
+    return low < last and first < high

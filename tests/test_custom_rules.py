@@ -1029,6 +1029,116 @@ def test_easy_rules_survive_writes_into_what_they_returned():
     assert_allclose(dy, 22 * x)
 
 
+def test_partials_that_somebody_keeps_are_copied():
+    class Model:
+        w = np.array([1.0, 2.0])
+
+    work = np.zeros(2)
+
+    def into_work(out, x):
+        work[:] = Model.w
+        return ((work,),)
+
+    for partials in (lambda out, x: ((Model.w,),), lambda out, x: ((Model.w[:],),), into_work):
+        f = ruled(lambda x: x @ Model.w, easy=partials)
+
+        def g(x, f=f):
+            y = f(x)
+            Model.w *= 50.0
+            work[:] = 70.0
+            return y
+
+        for mode in (Forward, Reverse):
+            Model.w[:] = 1.0, 2.0
+            assert_allclose(gradient(mode, g, np.ones(2))[0], [1.0, 2.0])
+
+
+def test_partials_of_the_row_alone_are_not_copied():
+    made = []
+
+    def partials(out, x):
+        p = np.full(x.shape, 2.0)
+        made.append(weakref.ref(p))
+        return ((p,),)
+
+    f = ruled(lambda x: 2.0 * np.sum(x), easy=partials)
+
+    def g(x):
+        y = f(x)
+        assert made[0]() is not None
+        return y
+
+    assert_allclose(gradient(Reverse, g, np.ones(2))[0], [2.0, 2.0])
+    assert made[0]() is None
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+@pytest.mark.parametrize("body", [lambda x: x[:2], lambda x: x, lambda x: (x.sum(), x[1:]), lambda x: x[::-1]])
+def test_easy_rules_refuse_functions_that_return_views(mode, body):
+    f = ruled(body, easy=lambda out, x: ((Constant,),) * (2 if isinstance(out, tuple) else 1))
+
+    def g(x):
+        y = f(x)
+        y = y[1] if isinstance(y, tuple) else y
+        y *= 2.0
+        return np.sum(x * x)
+
+    with pytest.raises(cyad.ActivityError, match=r"returned its argument 1, or a view of it.*y\.copy\(\)"):
+        gradient(mode, g, np.ones(3))
+    assert g(np.ones(3)) > 3.0
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+def test_easy_rules_refuse_functions_that_write(mode):
+    def body(a, x):
+        x *= 2.0
+        return a * np.sum(x)
+
+    f = ruled(body, easy=lambda out, a, x: ((out / a, np.full(x.shape, 2.0 * a)),))
+    with pytest.raises(cyad.ActivityError, match="wrote its argument 2.*easy_rule"):
+        gradient(mode, f, 1.0, np.ones(3))
+    for x in (np.ones(3), np.ones(6)[::2]):
+        with pytest.raises(cyad.ActivityError, match="wrote its argument 2"):
+            gradient(mode, lambda a, x=x: f(a, x), 1.0)
+
+    def scales_x(out, x):
+        x *= 2.0
+        return ((np.ones(x.shape), Constant),)
+
+    def scales_out(out, x):
+        out[0][:] = 0.0
+        return (np.eye(3),), (Constant,)
+
+    for f in (ruled(lambda x: np.sum(x), easy=scales_x), ruled(lambda x: (x.copy(), 1.0), easy=scales_out)):
+        with pytest.raises(ValueError, match="read-only") as caught:
+            gradient(mode, f, np.ones(3))
+        assert "work on a copy" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+@pytest.mark.parametrize("partials", [
+    lambda out, x, a: ((a, x),), lambda out, x, a=9.0: ((a, x),), lambda out, x, *rest: ((rest[0], x),)])
+def test_easy_rules_get_arguments_as_the_signature_has_them(mode, partials):
+    def scaled(x, a=2.0):
+        return a * x
+
+    f = ruled(scaled, easy=partials)
+    assert gradient(mode, lambda x: f(x), 3.0) == (2.0,)
+    assert gradient(mode, lambda x: f(x=x), 3.0) == (2.0,)
+    assert gradient(mode, lambda x, a: f(x, a), 3.0, 5.0) == (5.0, 3.0)
+    assert gradient(mode, lambda x, a: f(a=a, x=x), 3.0, 5.0) == (5.0, 3.0)
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+def test_easy_rules_of_fewer_arguments_than_the_signature(mode):
+    f = ruled(lambda x, a=2.0, *, b=1.0: a * x, easy=lambda out, x: ((20.0,),))
+    assert gradient(mode, lambda x: f(x), 3.0) == (20.0,)
+    f = ruled(lambda x, a=2.0, b=1.0: a * x * b, easy=lambda out, x, a, b: ((a * b,),))
+    assert gradient(mode, lambda x: f(x), 3.0) == (2.0,)
+    f = ruled(lambda x, *, a=2.0, b=1.0: a * x * b, easy=lambda out, x, *, a, b: ((a * b, x * b, x * a),))
+    assert gradient(mode, lambda x, b: f(x, b=b), 3.0, 5.0) == (10.0, 6.0)
+
+
 @pytest.mark.parametrize("partials, what", [
     (lambda out, x: (2 * x,), "a tuple of partial derivatives for each result"),
     (lambda out, x: ((1.0, 2.0),), "2 partial derivatives for 1"),

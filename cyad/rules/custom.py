@@ -504,7 +504,8 @@ def easy_rule(f):
     ``rule(out, *args)`` gets the result and the plain arguments and returns one tuple for each result (a function
     that returns no tuple has one) with one partial for each argument: of shape out.shape + in.shape, a number where
     both are numbers, or `Constant` for zero. Partials are taken when the function is called, so arguments may be
-    overwritten later; the function itself must not write its arguments.
+    overwritten later. The arguments are those of the function's signature, with its defaults, where the rule takes
+    as many. The function must neither write its arguments nor return views of them.
 
     Raises TypeError, in the call, where partials are too few, too many or of other shapes.
 
@@ -608,6 +609,34 @@ def scope():
         for rules, rule in reversed(added):
             rules.discard(rule)
             _forget(rules)
+
+
+def arranged(f, count, names):
+    """The arguments of a call, `count` positional ones and these keywords, in the order of the signature of `f`:
+    ``(indices, defaults, names)``, an index of -1 being an omitted argument with that default, names being those of
+    the arguments at the end that are keywords only. None where the signature is not known, or does not fit."""
+    try:
+        parameters = inspect.signature(f).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    given = {name: count + i for i, name in enumerate(names)}
+    indices, defaults, last = [], [], []
+    for i, p in enumerate(parameters):
+        if p.kind is p.VAR_POSITIONAL:
+            indices += range(len(indices), count)
+        elif p.kind is p.VAR_KEYWORD:
+            last += given
+            indices += given.values()
+            given = {}
+        else:
+            index = i if i < count and p.kind is not p.KEYWORD_ONLY else given.pop(p.name, -1)
+            if index < 0 and p.default is p.empty:
+                return None
+            indices.append(index)
+            if p.kind is p.KEYWORD_ONLY:
+                last.append(p.name)
+        defaults += [p.default] * (len(indices) - len(defaults))
+    return (indices, defaults, tuple(last)) if not given and len(indices) >= count else None
 
 
 def described(f):

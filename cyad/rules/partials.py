@@ -26,8 +26,9 @@ def _named(value):
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def checked_rows(rows, out, values):
-    """The partial derivatives that a rule returned: a tuple for each result, of one for each argument.
+def checked_rows(rows, out, values, given):
+    """The partial derivatives that a rule returned: a tuple for each result, of one for each argument. Of these the
+    first `given` were not omitted; defaults have no derivative, and need no partial.
 
     Raises ActivityError where they are too few, too many, or of another shape.
     """
@@ -37,6 +38,8 @@ def checked_rows(rows, out, values):
         got = f"{len(rows)} entries" if isinstance(rows, (tuple, list)) else _named(rows)
         raise ActivityError("an easy_rule returns a tuple of partial derivatives for each result, ((d1, d2, ...),) for "
                             f"a function of one result; for {len(outs)} it returned {got}")
+    if given < len(values):
+        rows = [(*row, *(Constant,) * (len(values) - given)) if len(row) == given else row for row in rows]
     for row, o in zip(rows, outs, strict=True):
         if len(row) != len(values):
             raise ActivityError(f"an easy_rule returned {len(row)} partial derivatives for {len(values)} arguments")
