@@ -2,10 +2,11 @@
 
 An inactive function sees plain numbers and arrays, and what it returns is a constant to all levels of
 differentiation. Arrays that hold active values are shown read-only: what it wrote there would keep the derivative
-of what was there before. Other arrays it may write, and the tape restores them as it does after any write.
+of what was there before. Other arrays it may write, and the tape restores them as it does after any write. A result that
+lies in the memory of an argument stays a view of it: where that has no derivative; where it has one, it is an error.
 
-Rejected: showing copies (a function that fills a buffer would fill nothing), and views of active memory as results (a
-constant that changes with a variable).
+Rejected: showing copies (a function that fills a buffer would fill nothing), views of active memory as results (a
+constant that changes with a variable), and copies of these (a later write would show in the one, and not in the other).
 
 Thread safety: as the contexts; no state.
 """
@@ -16,6 +17,7 @@ from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport extent_of
 from cyad._tracked cimport (
     TrackedArray, check_alive, context_of, is_active_anywhere, is_array, is_tracked, own_copy, plain_value, primal_at,
+    wrap_view,
 )
 
 import functools
@@ -23,10 +25,11 @@ import functools
 import numpy as np
 
 from cyad._structures import flatten, is_structure
+from cyad.errors import ActivityError
 
 
 cdef object shown(object value, list arrays):
-    """A value as an inactive function sees it; `arrays` collects the memory that it is shown."""
+    """A value as an inactive function sees it; `arrays` collects (tracked array, its memory) of what it is shown."""
     cdef ndarray arr
     if is_tracked(value):
         check_alive(context_of(value))
@@ -34,7 +37,7 @@ cdef object shown(object value, list arrays):
         if not isinstance(plain, ndarray):
             return plain
         arr = plain
-        arrays.append(arr)
+        arrays.append((value, arr))
         if is_active_anywhere(value) or (<TrackedArray>value).place.buf.conflict:
             arr = arr.view()
             PyArray_CLEARFLAGS(arr, NPY_ARRAY_WRITEABLE)
@@ -51,20 +54,32 @@ cdef object shown(object value, list arrays):
     return value
 
 
-cdef object apart(object value, list arrays):
-    """A result that is no view of memory whose values have derivatives."""
+cdef object apart(object value, list arrays, object f):
+    """A result, where it lies in the memory of an argument as a view of that; ActivityError where that is active."""
     cdef Py_ssize_t low, high, first, last
     if isinstance(value, ndarray):
         low, high = extent_of(value)
-        for arr in arrays:
+        for tracked, arr in arrays:
             first, last = extent_of(arr)
-            if low < last and first < high:
-                return own_copy(value)
+            if not (low < last and first < high):
+                continue
+            inside = first <= low and high <= last and (<ndarray>value).dtype == (<ndarray>arr).dtype
+            if not inside or is_active_anywhere(tracked) or (<TrackedArray>tracked).place.buf.conflict:
+                raise ActivityError(
+                    f"{f.__qualname__} is inactive, and returned an array that it was given, or a view of it, whose "
+                    "values have derivatives: the result would be a constant that changes with them. Return a copy, "
+                    "y.copy(), or call the function without cyad.inactive")
+            return aliased(tracked, value)
         return value
     if arrays and is_structure(value):
         leaves, rebuild = flatten(value)
-        return rebuild([apart(v, arrays) for v in leaves])
+        return rebuild([apart(v, arrays, f) for v in leaves])
     return value
+
+
+cdef object aliased(TrackedArray whole, object view):
+    """A view of plain memory as one of the tracked array over it, at all levels."""
+    return wrap_view(whole, aliased(whole.prim, view) if is_array(whole.prim) else view)
 
 
 def inactive(f):
@@ -73,6 +88,9 @@ def inactive(f):
     Inside differentiated code it is called with plain numbers and arrays, and its result is a constant. Arrays that
     hold active values are read-only to it; others it may write. Outside it is the function. Compare
     `cyad.rules.inactive_type`.
+
+    Raises TypeError for what cannot be called; ActivityError, in the call, where the result is an array that holds
+    active values, or a view of one: return a copy. Any number of threads may call it, if they may call f.
 
     >>> import cyad
     >>> seen = []
@@ -98,7 +116,7 @@ def inactive(f):
         kwargs = {key: shown(v, arrays) for key, v in kwargs.items()}
         old = swap_current(NULL)
         try:
-            return apart(f(*args, **kwargs), arrays)
+            return apart(f(*args, **kwargs), arrays, called)
         except ValueError as error:
             if "read-only" in str(error):
                 error.add_note(f"{called.__qualname__} is inactive: it cannot write arrays that hold active values, "

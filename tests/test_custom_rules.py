@@ -1234,7 +1234,7 @@ def test_inactive_functions_see_plain_memory():
     @cyad.inactive
     def fill(work, x):
         work[:] = np.arange(len(work))
-        return x
+        return x.copy()
 
     def f(x):
         work = np.ones(2)
@@ -1257,6 +1257,32 @@ def test_inactive_functions_see_plain_memory():
     assert fill.__name__ == "fill"
     writes(x)
     assert x[0] == 1.0
+
+
+@pytest.mark.parametrize("view", [lambda x: x[:2], lambda x: x, lambda x: {"y": x[::-1]}, lambda x: x.view(int)])
+def test_views_that_inactive_functions_return(view):
+    f = cyad.inactive(view)
+
+    def leaf(y):
+        return y["y"] if isinstance(y, dict) else y
+
+    for mode in (Forward, Reverse):
+        with pytest.raises(cyad.ActivityError, match="inactive.*y.copy"):
+            gradient(mode, lambda x: np.sum(x) + leaf(f(x))[0], np.ones(3))
+
+    def program(x, t, f=f):
+        y = leaf(f(t))
+        t[0] = 5.0
+        y[1] = 7.0
+        return x * np.sum(t) * y[0]
+
+    if leaf(view(np.ones(3))).dtype == float:
+        want = program(1.0, np.ones(3), view)
+        for mode in (Forward, Reverse):
+            assert gradient(mode, lambda x: program(x, np.ones(3)), 1.0) == (want,)
+            assert gradient(mode, lambda x: gradient(Reverse, lambda y: program(x * y, np.ones(3)), 2.0)[0], 1.0) == (
+                want,)
+            assert autodiff(Reverse, program, Active, Active(1.0), Const(np.ones(3)))[0][0] == want
 
 
 def test_inactive_code_is_constant_to_all_levels():
