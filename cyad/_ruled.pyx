@@ -187,6 +187,9 @@ cdef tuple forward_return(Call call, object rule, object out, bint primal, bint 
         due = "Duplicated" if width == 1 else "BatchDuplicated"
         call.wrong(rule, f"returned {type(out).__name__} where {due} was due")
     if out is None:
+        if primal and shadow and returns_something(call):
+            due = "Duplicated(primal, shadow)" if width == 1 else f"BatchDuplicated(primal, ({width} shadows))"
+            call.wrong(rule, f"returned None where {due} was due: the config needs both")
         return None, None
     if primal and shadow:
         due = "Duplicated(primal, shadow)" if width == 1 else f"BatchDuplicated(primal, ({width} shadows))"
@@ -427,9 +430,13 @@ cdef object wrap_reverse(Call call, object rule, object primal, Ruled node, obje
     """The result as a value of the tape; the node learns where its adjoints are."""
     cdef Part part, leaf
     cdef bint numbers = False, arrays = False
+    if isinstance(primal, Annotation):
+        call.wrong(rule, f"returned {type(primal).__name__} as the primal: return the value itself, "
+                         "AugmentedReturn(value, shadow, tape)")
     if primal is None:
-        if call.needs_primal and ret is not Const and rule.demands(ret):
-            call.wrong(rule, "returned no primal, which the config needs")
+        if call.needs_primal and ret is not Const and (rule.demands(ret) or returns_something(call)):
+            call.wrong(rule, "returned no primal, which the config needs: AugmentedReturn(primal, shadow, tape), with "
+                             "what the function returns as its primal")
         if call.needs_primal or call.returned is Const:
             node.result = Part.__new__(Part)
             node.result.activity = Const
@@ -447,6 +454,8 @@ cdef object wrap_reverse(Call call, object rule, object primal, Ruled node, obje
         part.rebuild = rebuild
         result = rebuild([(<Part>p).tracked for p in part.leaves])
     else:
+        if not rule.says_const:
+            check_derivable(call, rule, primal)
         part = Part.__new__(Part)
         part.value = result = primal
     for leaf in part.leaves if part.kind == STRUCTURE else (part,):
@@ -461,6 +470,30 @@ cdef object wrap_reverse(Call call, object rule, object primal, Ruled node, obje
                          f"{kind_of(primal)}, is {activity.__name__}: hint RT: type[{activity.__name__}], or leave "
                          "the hint out")
     return result
+
+
+cdef bint returns_something(Call call) except -1:
+    """Whether a function cannot but return its result: it was asked for one, or has nothing to write it into."""
+    cdef Part part
+    if call.returned is not None and call.returned is not Const:
+        return True
+    for part in call.arrays:
+        if writable(part):
+            return False
+    for part in call.parts:
+        if type(part.value) is ndarray or part.kind == STRUCTURE:
+            return False
+    return call.own is None and True not in call.overwritten()
+
+
+cdef int check_derivable(Call call, object rule, object primal) except -1:
+    """A primal that has no derivative, where the function most likely returns one that has. Integers of NumPy pass:
+    they come of functions such as argmax."""
+    if type(primal) is int or isinstance(plain_value(primal), ndarray) and plain_value(primal).dtype.hasobject:
+        what = "an int" if type(primal) is int else "an array of objects"
+        call.wrong(rule, f"returned {what} as the primal, which has no derivative: return floats. A function that does "
+                         "return an int is cyad.inactive, or its rule has the hint RT: type[Const]")
+    return 0
 
 
 cdef Part result_leaf(Call call, object value, Ruled node):

@@ -1156,6 +1156,7 @@ def test_bad_partials(partials, what):
 
 @pytest.mark.parametrize("forward, what", [
     (lambda config, func, RT, x: 1.0, r"Duplicated\(primal, shadow\) was due"),
+    (lambda config, func, RT, x: None, r"returned None where Duplicated\(primal, shadow\) was due"),
     (lambda config, func, RT, x: Active(1.0), "Active where Duplicated"),
     (lambda config, func, RT, x: Duplicated(1.0, "a"), "shadow of a number"),
     (lambda config, func, RT, x: Duplicated((1.0, 2.0), (1.0,)), "the shadow has length 1, the primal 2"),
@@ -1187,6 +1188,10 @@ def test_bad_augmented_rules():
             gradient(Reverse, lambda x: f(x) * 1.0, 2.0)
         return str(caught.value)
 
+    assert "returned no primal" in call(lambda config, func, RT, x: AugmentedReturn(None))
+    assert "Active as the primal" in call(lambda config, func, RT, x: AugmentedReturn(Active(1.0)))
+    assert "returned an int" in call(lambda config, func, RT, x: AugmentedReturn(4))
+    assert "an array of objects" in call(lambda config, func, RT, x: AugmentedReturn(np.array([2.0], object)))
     assert "AugmentedReturn(primal, shadow, tape)" in call(lambda config, func, RT, x: 1.0)
     assert "AugmentedReturn(primal, shadow, tape)" in call(lambda config, func, RT, x: (1.0, None, None))
 
@@ -1198,6 +1203,12 @@ def test_bad_augmented_rules():
 
     assert "hint RT: type[Duplicated]" in call(says_active)
     assert "returned no primal" in call(forgets)
+
+    def counts(config, func, RT: type[Const], x):
+        return AugmentedReturn(4)
+
+    f = ruled(lambda x: 4, augmented=counts, reverse=lambda config, func, dret, tape, x: (0.0,))
+    assert gradient(Reverse, lambda x: f(x) * x, 2.0) == (4.0,)
 
 
 def test_captured_active_values_are_noticed():

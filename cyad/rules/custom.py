@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cyad.activity import Annotation
+from cyad.activity import Annotation, Const
 from cyad.errors import ActivityError
 from cyad.rules.visible import is_library_function, original, redirect
 
@@ -179,8 +179,8 @@ def _fit(classes, activity):
 class Rule:
     """One registered function, with what its hints say."""
 
-    __slots__ = ("classes", "function", "keywords", "kind", "leading", "name", "parameters", "rest", "rest_keywords",
-                 "shown", "required", "wants_class")
+    __slots__ = ("classes", "function", "keywords", "kind", "leading", "name", "parameters", "required", "rest",
+                 "rest_keywords", "says_const", "shown", "wants_class")
 
     def __init__(self, kind, function):
         self.kind = kind
@@ -201,6 +201,8 @@ class Rule:
                         for name, hint in evaluated.items()}
         self.wants_class = kind == REVERSE and len(plain) > 2 and _is_class_hint(evaluated[plain[2].name])
         self.leading = [p.name for p in plain[:len(leading)]]
+        # Whether the hint of the return names Const: the rule knows that there may be no derivative.
+        self.says_const = len(self.leading) > 2 and Const in (self.classes[self.leading[2]] or ())
         self.parameters = [p.name for p in plain[len(leading):]]
         self.required = sum(p.default is p.empty for p in plain[len(leading):])
         self.keywords = {p.name for p in signature if p.kind is p.KEYWORD_ONLY} | set(self.parameters)
