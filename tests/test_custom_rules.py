@@ -506,6 +506,9 @@ def test_hints_may_be_strings_and_generic():
         ruled(lambda x: x, lambda_with_hint("Nowhere"))
     with pytest.raises(cyad.ActivityError, match="no activity"):
         ruled(lambda x: x, lambda_with_hint(int))
+    for hint in ("Const|", "cyad.Nothing", "Const | 3", "Const +"):
+        with pytest.raises(cyad.ActivityError, match="lambda_with_hint.*cannot be evaluated"):
+            ruled(lambda x: x, lambda_with_hint(hint))
 
 
 def lambda_with_hint(hint):

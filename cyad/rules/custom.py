@@ -162,7 +162,7 @@ def _evaluated(function, name, hint):
     closure = inspect.getclosurevars(function).nonlocals if isinstance(function, types.FunctionType) else {}
     try:
         return eval(hint, {**vars(typing), **vars(cyad), **getattr(function, "__globals__", {}), **closure})
-    except NameError as error:
+    except (NameError, SyntaxError, AttributeError, TypeError) as error:
         raise ActivityError(f"the hint {hint!r} of {name!r} in the rule {function.__qualname__} cannot be evaluated: "
                             f"{error}") from error
 
@@ -509,7 +509,8 @@ def easy_rule(f):
     overwritten later. The arguments are those of the function's signature, with its defaults, where the rule takes
     as many. The function must neither write its arguments nor return views of them.
 
-    Raises TypeError, in the call, where partials are too few, too many or of other shapes.
+    Raises ActivityError (a TypeError), in the call, where partials are too few, too many or of other shapes, and where
+    the function wrote an argument or returned a view of one.
 
     >>> import numpy as np
     >>> import cyad
