@@ -472,3 +472,25 @@ def test_exceptions_say_where_they_come_from():
     with pytest.raises(KeyError) as error:
         gradient(Reverse, f, X)
     assert any("the rrule of sumsq" in note for note in error.value.__notes__)
+
+
+def test_none_is_no_cotangent_of_an_active_argument():
+    for x, second in ((2.0, None), (np.ones(2), None), ([np.ones(2), 1.0], [np.ones(2), None])):
+        f = import_rrule(lambda x: 1.0, rrule=lambda x, second=second: (1.0, lambda g: (NoTangent(), second)))
+        with pytest.raises(cyad.ActivityError, match=r"argument 1.* is active, its cotangent is None.*ZeroTangent\(\)"):
+            cyad.gradient(Reverse, lambda x, f=f: f(x), x)
+    f = import_rrule(lambda x, y: x, rrule=lambda x, y: (x, lambda g: (NoTangent(), g, None)))
+    assert cyad.gradient(Reverse, lambda x: f(x, 3.0), 2.0) == (1.0,)
+
+
+def test_integers_are_no_primals():
+    f = import_rrule(lambda x: x * x, rrule=lambda x: (4, lambda g: (NoTangent(), 2 * x * g)))
+    with pytest.raises(cyad.ActivityError, match="returned an int as the primal"):
+        cyad.gradient(Reverse, lambda x: f(x), 2.0)
+
+
+@pytest.mark.parametrize("types", ["abc", 3, (np.float64, "abc"), np.ones(2)])
+def test_what_is_no_type_is_refused_at_once(types):
+    for make, kind in ((import_rrule, "rrule"), (import_frule, "frule")):
+        with pytest.raises(cyad.ActivityError, match=f"import_{kind} takes the types of the arguments"):
+            make(np.sin, types, **{kind: lambda *args: None})

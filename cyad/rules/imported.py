@@ -304,6 +304,8 @@ def import_frule(f, *types, frule=None):
 def _imported(f, types, rule, table, kind, made):
     if not callable(f):
         raise ActivityError(f"import_{kind} takes a function, not {type(f).__name__}")
+    for wanted in types:
+        _check_type(wanted, kind)
     if rule is None:
         rule = table.get(getattr(f, "__cyad_imported__", f))
     if rule is None:
@@ -329,6 +331,13 @@ def _new_primitive(f):
     out = primitive(call)
     out.__cyad_imported__ = f
     return out
+
+
+def _check_type(wanted, kind):
+    for one in wanted if isinstance(wanted, tuple) else (wanted,):
+        if one is not None and not isinstance(one, (type, np.dtype)):
+            raise ActivityError(f"import_{kind} takes the types of the arguments, classes, dtypes, None or tuples of "
+                                f"these, not {_shown(one)}; the rule is passed as {kind}=...")
 
 
 def _fits(value, wanted):
@@ -496,8 +505,11 @@ def _added(shadow, c, where):
     c = unthunk(c)
     if type(shadow) is float and type(c) is float:
         return shadow + c
-    if c is None or isinstance(c, _Zero):
+    if isinstance(c, _Zero) or not is_leaf(shadow) and not is_structure(shadow):
         return shadow
+    if c is None:
+        raise ActivityError(f"{where} is active, its cotangent is None: return it, or NoTangent() or ZeroTangent() "
+                            "where it is zero")
     if isinstance(shadow, np.ndarray):
         if not isinstance(c, (int, float, complex, np.number, np.ndarray)) or np.shape(c) != shadow.shape:
             raise ActivityError(f"{where} has shape {shadow.shape}, its cotangent is {_shown(c)}")
