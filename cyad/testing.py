@@ -38,6 +38,7 @@ from cyad.activity import (
     ReverseWithPrimal,
 )
 from cyad.api import autodiff
+from cyad.errors import ActivityError
 
 __all__ = ["check_forward", "check_grads", "check_reverse"]
 
@@ -61,8 +62,8 @@ def check_forward(f, RT, *pairs, rtol=None, atol=None, step=None, rng=None, kwar
     An entry may be off by ``rtol`` of itself plus ``atol`` times the largest value that the function returns or leaves
     (or one, if that is more). By default these are eps**0.45 and eps**0.55 of the dtype: 1e-7 and 2e-9, in single
     precision 8e-4 and 2e-4. ``step`` is the distance of the differences (by default eps**0.2, 7e-4): make it smaller
-    where the function has a kink or an end of its domain that near. ``rng`` is a numpy.random.Generator, by default one
-    with a fixed seed. ``kwargs`` is a dict of arguments without derivatives.
+    where the function has a kink or an end of its domain that near. ``rng`` is a numpy.random.Generator or the seed of
+    one, which is fixed by default. ``kwargs`` is a dict of arguments without derivatives.
 
     Raises AssertionError, with a message that names the argument and the entry with the largest error and gives both
     numbers; what `f` and `autodiff` raise passes through. The values given are not changed. Any number of threads may
@@ -175,7 +176,7 @@ def check_grads(f, *args, order=2, modes=("forward", "reverse"), widths=(1, 2), 
     unknown = set(modes) - {"forward", "reverse"}
     if unknown or not modes:
         raise ValueError(f"check_grads: modes are 'forward' and 'reverse', not {modes!r}")
-    rng = np.random.default_rng(0) if rng is None else rng
+    rng = generator("check_grads", rng)
     options = dict(rtol=rtol, atol=atol, step=step, rng=rng)
     f, kwargs = bound(f, kwargs)
     active = [bool(leaves_of(a)) for a in args]
@@ -343,6 +344,15 @@ def widened(dtype):
 
 # ---- one call -------------------------------------------------------------------------------------------------------
 
+def generator(who, rng):
+    """The random numbers of a check: a generator, or one with this seed (None: a fixed one)."""
+    if rng is None or isinstance(rng, (int, np.integer)) and not isinstance(rng, bool) and rng >= 0:
+        return np.random.default_rng(0 if rng is None else rng)
+    if not isinstance(rng, np.random.Generator):
+        raise ActivityError(f"{who}: rng is a numpy.random.Generator, or an integer that seeds one, not {rng!r}")
+    return rng
+
+
 class Call:
     """A function with its arguments: copies of them, plain runs, differences, comparisons and their messages.
 
@@ -356,6 +366,8 @@ class Call:
                     and issubclass(pair[1], Annotation)):
                 raise TypeError(f"{who}: argument {i + 1} is a pair (value, activity) such as (x, Duplicated), not "
                                 f"{pair!r}")
+        if step is not None and not step > 0:
+            raise ActivityError(f"{who}: step is the distance of the differences, a number above zero, not {step!r}")
         self.f, self.kwargs = bound(f, kwargs)
         self.values = [value for value, _ in pairs]
         self.activities = [activity for _, activity in pairs]
@@ -371,7 +383,7 @@ class Call:
         self.firsts = dict(zip(self.places, self.memory.firsts(), strict=True))
         self.batched = any(getattr(a, "batched", False) for a in self.activities)
         self.lanes = width if self.batched else 1
-        self.rng = np.random.default_rng(0) if rng is None else rng
+        self.rng = generator(who, rng)
         self.rtol, self.atol = rtol, atol
         # Differences are as exact as what the function computes with when it is given doubles.
         out, left = self.run([[np.zeros_like(leaf) for leaf in leaves] for leaves in self.leaves], 0.0)

@@ -243,3 +243,23 @@ def test_a_rule_that_is_wrong_at_second_order_only(rule):
 def test_a_kink_is_met():
     with pytest.raises(AssertionError, match="entry 1: 0.0 by cyad, .*0.38"):
         check_forward(lambda x: np.where(x > 0.0, x, 0.0), Duplicated, (np.array([1.0, 0.0]), Duplicated))
+
+
+def test_seeds_stand_for_generators_and_bad_options_are_refused():
+    drawn = []
+
+    def f(x):
+        drawn.append(float(cyad.ignore_derivatives(x)))
+        return x * x
+
+    runs = []
+    for rng in (3, np.random.default_rng(3), 4):
+        drawn.clear()
+        check_grads(f, 2.0, rng=rng, order=1)
+        runs.append(list(drawn))
+    assert runs[0] == runs[1] != runs[2]
+    for options, what in (({"rng": "a"}, "an integer that seeds one, not 'a'"), ({"rng": True}, "not True"),
+                          ({"step": 0}, "above zero, not 0"), ({"step": -1e-3}, "above zero"),
+                          ({"step": float("nan")}, "above zero")):
+        with pytest.raises(cyad.ActivityError, match=what):
+            check_grads(f, 2.0, **options)

@@ -308,6 +308,7 @@ cyad.rules.inactive_type(type("Log", (), {}))
 check_forward(total, cyad.Duplicated, (x, cyad.Duplicated), rtol=1e-6)
 check_reverse(scaled, cyad.Active, (x, cyad.BatchDuplicated), (2.0, cyad.Const), width=3)
 check_grads(scaled, x, 2.0, order=1, modes=["reverse"], rng=numpy.random.default_rng(2))
+check_grads(scaled, x, 2.0, order=1, rng=3)
 
 # ---- errors
 
