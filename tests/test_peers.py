@@ -1,9 +1,10 @@
 """The workloads that are timed beside other libraries: their derivatives by cyad and by hand are right, a wrong one is
 found, and results become the table that they should. No peer library is needed."""
-import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_the_lower_of_two_runs_counts():
 
 def test_disagreement_is_found():
     row = {"hand": measured(1.0), "cyad": measured(1.0), "torch": measured(1.0, (1.0, 1.0, 0.5, 0.4))}
-    assert list(run.disagreements(row)) == ["torch"]
+    run.disagreements(row)
     assert [r["kind"] for r in row.values()] == ["measured", "measured", "wrong"]
 
 
@@ -94,7 +95,7 @@ def test_command(tmp_path):
     assert "cyad" in lines[1] and "pairs" in lines[1]
 
 
-def test_cell_that_takes_too_long(tmp_path):
-    request = dict(budget=0.01, limit=1e-3, core=0, memory=8.0)
-    result = run.measured("cyad", "rosen_vec", 10, type("Options", (), request))
-    assert result["kind"] == "limit" and json.dumps(result)
+def test_cell_that_takes_too_long():
+    options = SimpleNamespace(budget=1e3, limit=2, core=max(os.sched_getaffinity(0)), memory=8.0)
+    result = run.measured("cyad", "rosen_vec", 10, options)
+    assert result == {"kind": "limit", "error": "not done in 2 s"}

@@ -1,10 +1,10 @@
 """Whole-array code: small arrays, where the cost is dispatch, and large ones, where it is memory traffic."""
 import numpy as np
 
-from .common import _BesidePlain
+from .common import _ReverseGradient
 
 
-class SmallLayers(_BesidePlain):
+class SmallLayers(_ReverseGradient):
     """A layer of 8 units applied again and again."""
 
     params = [200]
@@ -23,7 +23,7 @@ class SmallLayers(_BesidePlain):
         self.f, self.args = f, (rng.normal(size=(k, k)) * 0.3, rng.normal(size=k))
 
 
-class Chain(_BesidePlain):
+class Chain(_ReverseGradient):
     """A thousand elementwise operations in a row on three numbers."""
 
     params = [1000]
@@ -37,7 +37,7 @@ class Chain(_BesidePlain):
         self.f, self.args = f, (np.array([0.3, 0.5, 0.7]),)
 
 
-class Rosenbrock(_BesidePlain):
+class Rosenbrock(_ReverseGradient):
     params = [1000, 100_000, 1_000_000]
     param_names = ["n"]
 
@@ -47,7 +47,7 @@ class Rosenbrock(_BesidePlain):
         self.f, self.args = f, (np.random.default_rng(5).normal(size=n) * 0.5 + 0.8,)
 
 
-class Transcendental(_BesidePlain):
+class Transcendental(_ReverseGradient):
     params = [100_000]
     param_names = ["n"]
 
@@ -58,7 +58,7 @@ class Transcendental(_BesidePlain):
         self.f, self.args = f, (rng.normal(size=n), rng.normal(size=n))
 
 
-class Regression(_BesidePlain):
+class Regression(_ReverseGradient):
     """Logistic regression: a matrix product takes most of the time."""
 
     params = [100_000]

@@ -3,10 +3,10 @@ import numpy as np
 
 import cyad
 
-from .common import _BesidePlain
+from .common import _Gradient
 
 
-class Floats(_BesidePlain):
+class Floats(_Gradient):
     """Four rates of an ODE over numbers."""
 
     mode = cyad.Forward
@@ -23,7 +23,7 @@ class Floats(_BesidePlain):
         self.f, self.args = f, (np.array([1.1, 0.4, 0.4, 0.1]),)
 
 
-class Field(_BesidePlain):
+class Field(_Gradient):
     """Three coefficients of a PDE in place."""
 
     mode = cyad.Forward

@@ -1,10 +1,10 @@
 """Loops that fill and overwrite memory of their own, by elements and by slices."""
 import numpy as np
 
-from .common import _BesidePlain
+from .common import _ReverseGradient
 
 
-class Recurrence(_BesidePlain):
+class Recurrence(_ReverseGradient):
     """Fills a scratch array element by element; each needs the one before it."""
 
     params = [1000]
@@ -20,7 +20,7 @@ class Recurrence(_BesidePlain):
         self.f, self.args = f, (np.random.default_rng(1).normal(size=n) * 0.5 + 0.8,)
 
 
-class Overwriting(_BesidePlain):
+class Overwriting(_ReverseGradient):
     """Sweeps over one array, every element overwritten each time: what the undo log costs."""
 
     params = [1000]
@@ -36,7 +36,7 @@ class Overwriting(_BesidePlain):
         self.f, self.args = f, (np.random.default_rng(2).normal(size=n),)
 
 
-class Stencil(_BesidePlain):
+class Stencil(_ReverseGradient):
     """Slices of two buffers that change places."""
 
     params = [32, 256]

@@ -4,6 +4,8 @@ import numpy as np
 import cyad
 from cyad import Active, Duplicated, Forward, Reverse, autodiff, rules
 
+from .common import _Compared
+
 
 def _primitive():
     @cyad.primitive
@@ -60,3 +62,28 @@ class PrimitiveCalls:
 
     def time_plain(self, calls):
         self.many(self.x)
+
+
+class ImportedRules(_Compared):
+    """A rule in the style of ChainRules, imported, beside the plain function."""
+
+    params = [1000]
+    param_names = ["calls"]
+
+    def setup(self, calls):
+        def energy(x):
+            return np.sum(x * x)
+
+        @cyad.rrule(energy)
+        def energy_rrule(x):
+            return energy(x), lambda dy: (cyad.NoTangent(), 2.0 * dy * x)
+
+        imported, x = cyad.import_rrule(energy), np.ones(3)
+
+        def many(f, x):
+            s = 0.0
+            for _ in range(calls):
+                s += f(x)
+            return s
+        self.plain = lambda: many(energy, x)
+        self.derivative = lambda: cyad.gradient(Reverse, lambda x: many(imported, x), x)

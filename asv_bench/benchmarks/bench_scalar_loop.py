@@ -1,14 +1,14 @@
 """Element loops: one operation of a scalar at a time."""
 import numpy as np
 
-from .common import _BesidePlain
+from .common import _ReverseGradient
 
 
 def point(n):
     return np.random.default_rng(0).normal(size=n) * 0.5 + 0.8
 
 
-class Rosenbrock(_BesidePlain):
+class Rosenbrock(_ReverseGradient):
     """Reads elements of the argument."""
 
     params = [100, 1000, 10_000]
@@ -23,7 +23,7 @@ class Rosenbrock(_BesidePlain):
         self.f, self.args = f, (point(n),)
 
 
-class CapturedCoefficients(_BesidePlain):
+class CapturedCoefficients(_ReverseGradient):
     """Each element is multiplied by one of a plain array that the function merely captured."""
 
     params = [1000]
@@ -40,7 +40,7 @@ class CapturedCoefficients(_BesidePlain):
         self.f, self.args = f, (point(n),)
 
 
-class PlainFloats(_BesidePlain):
+class PlainFloats(_ReverseGradient):
     """No array at all: an ODE by explicit steps over numbers."""
 
     params = [1000]

@@ -102,7 +102,7 @@ def write(results):
     versions = {n: r["version"] for row in results["cells"].values() for n, r in row.items() if "version" in r}
     peers = [f"{COLUMNS[n]} {versions[n]}" for n in COLUMNS if n in versions and n not in ("hand", "cyad", "jax jit")]
     about = (f"{results['date']}, {results['machine']}, {results['cores']} cores, CPython {results['python']}, NumPy "
-             f"{versions.get('hand', '-')}; {', '.join(peers)}. A cell was given up after {results['limit']:g} s.")
+             f"{versions.get('hand', '-')}; {', '.join(peers)}. A cell was given up after {results['limit']} s.")
     page.write_text(re.sub(re.escape(BEGIN) + ".*" + re.escape(END),
                            lambda _: f"{BEGIN}\n{table(results)}\n\n{about}\n{END}", text, flags=re.DOTALL))
     plot(results, DOCS / "performance.svg")

@@ -1,0 +1,53 @@
+"""Jacobians, Hessians and products with them."""
+import numpy as np
+
+import cyad
+
+from .common import _ByHand, _Compared
+
+
+class Jacobians(_Compared, _ByHand):
+    """Of a dense map: n inputs, n outputs."""
+
+    params = [["Forward", "Reverse"], [10, 100]]
+    param_names = ["mode", "n"]
+
+    def setup(self, mode, n):
+        rng = np.random.default_rng(16)
+        a, x, at = rng.normal(size=(n, n)) / n**0.5, rng.normal(size=n), np.arange(n)
+        mode = getattr(cyad, mode)
+
+        def f(x):
+            return np.tanh(a @ x) * x
+
+        def by_hand():
+            t = np.tanh(a @ x)
+            jacobian = ((1.0 - t * t) * x)[:, None] * a
+            jacobian[at, at] += t
+            return jacobian
+        self.by_hand = by_hand
+        self.plain = lambda: f(x)
+        self.derivative = lambda: cyad.jacobian(mode, f, x)
+
+
+class Curvature(_Compared):
+    """Of the log of a sum of exponentials of linear functions, and of a loop over elements."""
+
+    params = [["hvp", "hvp_and_gradient", "hessian"], ["arrays", "elements"]]
+    param_names = ["product", "program"]
+
+    def setup(self, product, program):
+        rng = np.random.default_rng(17)
+        a, x, v = rng.normal(size=(80, 40)), rng.normal(size=40), rng.normal(size=40)
+
+        def arrays(x):
+            return np.log(np.sum(np.exp(a @ x)))
+
+        def elements(x):
+            s = 0.0
+            for i in range(1, 40):
+                s += x[i] * x[i] * x[i - 1]
+            return s
+        f, operator = {"arrays": arrays, "elements": elements}[program], getattr(cyad, product)
+        self.plain = lambda: f(x)
+        self.derivative = (lambda: operator(f, x)) if product == "hessian" else lambda: operator(f, x, v)

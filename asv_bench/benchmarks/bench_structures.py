@@ -1,0 +1,49 @@
+"""Arguments that are dictionaries, lists and objects of numbers and arrays, beside the same numbers in one array."""
+from dataclasses import dataclass
+
+import numpy as np
+
+import cyad
+
+from .common import _Compared
+
+
+@dataclass
+class Layer:
+    w: np.ndarray
+    b: np.ndarray
+    scale: float
+
+
+def network(layers, x):
+    for layer in layers:
+        x = layer["scale"] * np.tanh(layer["w"] @ x + layer["b"])
+    return np.sum(x * x)
+
+
+def network_of_objects(layers, x):
+    for layer in layers:
+        x = layer.scale * np.tanh(layer.w @ x + layer.b)
+    return np.sum(x * x)
+
+
+class Structures(_Compared):
+
+    params = [["dictionaries", "dataclasses"], [2, 50]]
+    param_names = ["kind", "layers"]
+
+    def setup(self, kind, layers, k=16):
+        rng = np.random.default_rng(18)
+        make = dict if kind == "dictionaries" else Layer
+        f = network if kind == "dictionaries" else network_of_objects
+        net = [make(w=rng.normal(size=(k, k)) * 0.3, b=rng.normal(size=k), scale=0.9) for _ in range(layers)]
+        x = rng.normal(size=k)
+        self.net = net
+        self.plain = lambda: f(net, x)
+        self.derivative = lambda: cyad.gradient(cyad.Reverse, f, net, cyad.Const(x))
+
+    def time_make_zero(self, kind, layers):
+        cyad.make_zero(self.net)
+
+    def time_ravel(self, kind, layers):
+        cyad.ravel(self.net)
