@@ -146,7 +146,7 @@ enum {
     CYAD_NOARGS, CYAD_O, CYAD_FASTCALL, CYAD_FASTCALL_KEYWORDS, CYAD_VARARGS, CYAD_VARARGS_KEYWORDS,
     CYAD_N_CONVENTIONS
 };
-#define CYAD_N_SLOTS 64 /* for each convention; the macro CYAD_64 must agree */
+#define CYAD_N_SLOTS 96 /* for each convention; the macro CYAD_96 must agree */
 
 /* A slot belongs to its function for ever, also while the function is not redirected: `original` is made from `copy`
  * and may be held by anybody, and a caller may have fetched the trampoline just before it was taken out. */
@@ -296,10 +296,11 @@ static inline PyObject *cyad_varargs_keywords(cyad_slot *s, PyObject *self, PyOb
     return CYAD_ORIGINAL(s, PyCFunctionWithKeywords)(self, args, kwargs);
 }
 
-/* M(i) for i = 000 ... 077, which are octal literals. */
+/* M(i) for i = 000 ... 077, 0100 ... 0137, which are octal literals. */
 #define CYAD_8(M, d) M(d##0) M(d##1) M(d##2) M(d##3) M(d##4) M(d##5) M(d##6) M(d##7)
-#define CYAD_64(M) \
-    CYAD_8(M, 00) CYAD_8(M, 01) CYAD_8(M, 02) CYAD_8(M, 03) CYAD_8(M, 04) CYAD_8(M, 05) CYAD_8(M, 06) CYAD_8(M, 07)
+#define CYAD_96(M) \
+    CYAD_8(M, 00) CYAD_8(M, 01) CYAD_8(M, 02) CYAD_8(M, 03) CYAD_8(M, 04) CYAD_8(M, 05) CYAD_8(M, 06) CYAD_8(M, 07) \
+    CYAD_8(M, 010) CYAD_8(M, 011) CYAD_8(M, 012) CYAD_8(M, 013)
 
 #define CYAD_DEFINE(i) \
     static PyObject *cyad_noargs_##i(PyObject *self, PyObject *x) \
@@ -314,7 +315,7 @@ static inline PyObject *cyad_varargs_keywords(cyad_slot *s, PyObject *self, PyOb
     { return cyad_varargs(&cyad_slots[CYAD_VARARGS][i], self, args); } \
     static PyObject *cyad_varargs_keywords_##i(PyObject *self, PyObject *args, PyObject *kwargs) \
     { return cyad_varargs_keywords(&cyad_slots[CYAD_VARARGS_KEYWORDS][i], self, args, kwargs); }
-CYAD_64(CYAD_DEFINE)
+CYAD_96(CYAD_DEFINE)
 
 #define CYAD_LIST_NOARGS(i) cyad_noargs_##i,
 #define CYAD_LIST_O(i) cyad_o_##i,
@@ -323,8 +324,8 @@ CYAD_64(CYAD_DEFINE)
 #define CYAD_LIST_VARARGS(i) cyad_varargs_##i,
 #define CYAD_LIST_VARARGS_KEYWORDS(i) (PyCFunction)(void (*)(void))cyad_varargs_keywords_##i,
 static const PyCFunction cyad_trampolines[CYAD_N_CONVENTIONS][CYAD_N_SLOTS] = {
-    {CYAD_64(CYAD_LIST_NOARGS)}, {CYAD_64(CYAD_LIST_O)}, {CYAD_64(CYAD_LIST_FASTCALL)},
-    {CYAD_64(CYAD_LIST_FASTCALL_KEYWORDS)}, {CYAD_64(CYAD_LIST_VARARGS)}, {CYAD_64(CYAD_LIST_VARARGS_KEYWORDS)},
+    {CYAD_96(CYAD_LIST_NOARGS)}, {CYAD_96(CYAD_LIST_O)}, {CYAD_96(CYAD_LIST_FASTCALL)},
+    {CYAD_96(CYAD_LIST_FASTCALL_KEYWORDS)}, {CYAD_96(CYAD_LIST_VARARGS)}, {CYAD_96(CYAD_LIST_VARARGS_KEYWORDS)},
 };
 
 static int cyad_convention(int flags)

@@ -666,7 +666,7 @@ def run(code, **env):
 
 
 def test_slots_run_out_with_an_error():
-    assert "64 slots" in run("""
+    assert "96 slots" in run("""
         import ctypes, types
         from cyad import _redirect as rd
         rd.restore_all()
@@ -676,7 +676,7 @@ def test_slots_run_out_with_an_error():
         new = ctypes.pythonapi.PyCFunction_NewEx
         new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p] * 3
         address = ctypes.cast(ctypes.pythonapi.PyObject_Repr, ctypes.c_void_p).value
-        definitions = [MethodDef(b"f", address, 8, None) for _ in range(65)]
+        definitions = [MethodDef(b"f", address, 8, None) for _ in range(97)]
         for d in definitions:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(d))
         module = types.ModuleType("m")

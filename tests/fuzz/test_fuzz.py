@@ -108,6 +108,46 @@ def check(program):
             assert abs(pushed - coarse) <= apart * scale, f"derivative {pushed!r}, finite differences {coarse!r}"
     if BATCHED:
         check_batched(program, f, rng, same_layout, exact)
+    if program.is_double() and len(program.source) % 3 == 0:   # the general path takes longer
+        check_second_order(program, f, rng, same_layout)
+
+
+def check_second_order(program, f, rng, same_layout):
+    """The gradient along a direction: forward over reverse, reverse over reverse, differences of first-order ones."""
+    v, u = draw_like(rng, program, program.values()), draw_like(rng, program, program.values())
+
+    def slopes(*args):
+        derivs = cyad.gradient(cyad.Reverse, f, *(
+            cyad.Const(a) if constant else a for a, constant in zip(args, program.constant, strict=True)))
+        return [0.0 if d is None else d for d in derivs]
+
+    def weighed(*args):
+        return sum(np.sum(d * w) for d, w in zip(slopes(*args), u, strict=True))
+
+    def at(step):
+        args = program.values()
+        for k, d in enumerate(v):
+            if isinstance(args[k], np.ndarray):
+                args[k][...] += step * d
+            else:
+                args[k] += step * d
+        return float(weighed(*args))
+
+    args, tangents = program.values(), shadows(program, v, same_layout)
+    (pushed,) = cyad.autodiff(cyad.Forward, weighed, *(
+        cyad.Const(a) if constant else cyad.Duplicated(a, t)
+        for a, t, constant in zip(args, tangents, program.constant, strict=True)))
+    zero = [0.0 * t if isinstance(t, np.ndarray) else 0.0 for t in v]
+    args, adjoints = program.values(), shadows(program, zero, same_layout)
+    (entries,) = cyad.autodiff(cyad.Reverse, weighed, cyad.Active, *(
+        cyad.Const(a) if constant else cyad.Duplicated(a, s) if isinstance(a, np.ndarray) else cyad.Active(a)
+        for a, s, constant in zip(args, adjoints, program.constant, strict=True)))
+    pulled = inner([s if entry is None else entry for s, entry in zip(adjoints, entries, strict=True)], v)
+    fine, coarse = ((8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h) for h in (3e-5, 1e-4))
+    scale = max(1.0, abs(pushed), abs(pulled))
+    assert abs(pushed - pulled) <= 1e-8 * scale, f"forward over reverse {pushed!r}, reverse over reverse {pulled!r}"
+    if abs(fine - coarse) <= 1e-5 * scale and scale < 1e6:
+        assert abs(pushed - coarse) <= 1e-4 * scale, f"second derivative {pushed!r}, differences {coarse!r}"
 
 
 def check_batched(program, f, rng, same_layout, exact):
