@@ -249,3 +249,22 @@ def test_results_without_a_numpy_dtype_are_refused():
 def test_creation_functions_are_plain_inside_jax():
     f = from_jax(lambda x: x * jnp.asarray(np.linspace(1.0, 2.0, 4)))
     check_grads(lambda x: f(x) ** 2 + f(np.ones(4)), X)
+
+
+@pytest.mark.parametrize("result", [
+    lambda u: u, lambda u: jax.ShapeDtypeStruct((1,), u.dtype), lambda u: jax.ShapeDtypeStruct((), np.int32),
+    lambda u: (u, u), lambda u: jax.ShapeDtypeStruct((), np.complex64)])
+def test_a_result_that_is_not_what_was_declared(result):
+    f = to_jax(lambda u: np.sum(u**2), result)
+    u = jnp.array([1.0, 3.0, -4.0])
+
+    def total(u):
+        return sum(jnp.sum(jnp.real(y)) for y in jax.tree.leaves(f(u))).astype(u.dtype)
+
+    for call in (total, jax.grad(total)):
+        if call is total or jnp.issubdtype(jax.tree.leaves(result(u))[0].dtype, jnp.inexact):
+            with pytest.raises(Exception, match=r"was declared to to_jax as .*; it returned float\d\d\[\]"):
+                jax.block_until_ready(jax.jit(call)(u))
+    right = to_jax(lambda u: np.sum(u**2), lambda u: jax.ShapeDtypeStruct((), u.dtype))
+    np.testing.assert_allclose(jax.jit(jax.grad(lambda u: right(u)))(u), 2 * u)
+    np.testing.assert_allclose(jax.jit(jax.grad(lambda u: jnp.sum(jax.grad(lambda u: right(u))(u) ** 2)))(u), 8 * u)

@@ -35,8 +35,9 @@ def to_jax(f, result=None):
     it may be left out where g is called outside of ``jax.jit`` first. ``vmap`` runs one lane at a time. Forward mode
     (``jax.jvp``) is refused by JAX. Each backward runs f once more, recording.
 
-    Raises TypeError where the shape of the result is needed and not known. Any number of threads may call it, if they
-    may call f.
+    Raises TypeError where the shape of the result is needed and not known, and where it, or whether it is float, is not
+    what was declared (in compiled code the error is JAX's own, with this message). Any number of threads may call it,
+    if they may call f.
 
     >>> import jax
     >>> import numpy as np
@@ -62,6 +63,8 @@ def to_jax(f, result=None):
             out, structure = jax.tree.flatten(f(*args, **kwargs))
             known.setdefault(key, (structure, [shape_of(x) for x in out]))
             return out
+
+        of_leaves.__qualname__ = getattr(f, "__qualname__", type(f).__qualname__)
 
         def shapes():
             if key not in known and result is not None:
@@ -89,14 +92,15 @@ def numpy_call(f, shapes):
     def on_host(*leaves):
         return f(*[np.array(x)[()] for x in leaves])
 
+    def as_declared(*leaves):
+        said = shapes()
+        return [np.asarray(x, s.dtype) for x, s in zip(agreeing(f, on_host(*leaves), said), said, strict=True)]
+
     @jax.custom_vjp
     def call(*leaves):
         if not any(isinstance(x, jax.core.Tracer) for x in leaves):
             return [jnp.asarray(x) for x in on_host(*leaves)]
-        said = shapes()
-        return jax.pure_callback(
-            lambda *xs: [np.asarray(x, s.dtype) for x, s in zip(on_host(*xs), said, strict=True)], said, *leaves,
-            vmap_method="sequential")
+        return jax.pure_callback(as_declared, shapes(), *leaves, vmap_method="sequential")
 
     def forward(*leaves):
         return call(*leaves), leaves
@@ -105,10 +109,15 @@ def numpy_call(f, shapes):
         wanted = [is_float(x) for x in leaves]
         given = [is_float(g) for g in cotangents]
         n = len(leaves)
+        # What was declared, if anything was: the compiler may have dropped the forward half, and its check with it.
+        said = [jax.ShapeDtypeStruct(g.shape, g.dtype) for g in cotangents]
+
+        def checked(*xs):
+            return agreeing(f, f(*xs), said)
 
         def adjoints(*both):
             gs = (np.conj(g) for g in both[n:])
-            derivs = pullback(f, both[:n], [next(gs) for on in given if on], wanted)
+            derivs = pullback(checked, both[:n], [next(gs) for on in given if on], wanted)
             return [np.conj(d) for d in derivs]
 
         of_floats = [shape_of(x) for x, on in zip(leaves, wanted, strict=True) if on]
@@ -119,6 +128,25 @@ def numpy_call(f, shapes):
 
     call.defvjp(forward, backward)
     return call
+
+
+def agreeing(f, out, said):
+    """The leaves of a result, if they have the shapes and kinds of dtype that were declared; TypeError if not. Of the
+    precision JAX decides; float0 stands for everything without derivative."""
+    def kind(x):
+        return "f" if jnp.issubdtype(x.dtype, jnp.floating) else "c" if is_float(x) else "without derivative"
+
+    came = [jax.ShapeDtypeStruct(np.shape(x), x.dtype if hasattr(x, "dtype") else np.result_type(x)) for x in out]
+    if [(x.shape, kind(x)) for x in came] != [(s.shape, kind(s)) for s in said]:
+        raise TypeError(f"the result of {f.__qualname__} was declared to to_jax as {shown(said)}, or that is what an "
+                        f"earlier call with arguments of these shapes returned; it returned {shown(came)}. Declare "
+                        "what it returns: result=jax.ShapeDtypeStruct(shape, dtype)")
+    return out
+
+
+def shown(shapes):
+    parts = [f"{'no float' if s.dtype == jax.dtypes.float0 else s.dtype}{list(s.shape)}" for s in shapes]
+    return ", ".join(parts) or "nothing"
 
 
 def shape_of(x):
