@@ -249,3 +249,28 @@ def test_creation_functions_are_plain_inside_torch():
     f = from_torch(lambda x: x * torch.from_numpy(np.ones(4)))
     np.testing.assert_allclose(cyad.gradient(cyad.Reverse, lambda x: np.sum(f(x)) + np.sum(f(np.zeros(4))), X)[0], 1.0)
     check_grads(lambda x: f(x) ** 2, X)
+
+
+def test_errors_name_the_function_and_modules_that_write_their_buffers():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).double()
+    g, p = from_torch(net), parameters_of(net)
+    x = np.random.default_rng(0).normal(size=(4, 3))
+
+    def total(x):
+        return np.sum(g(p, x) ** 3)
+
+    with pytest.raises(RuntimeError) as caught:
+        cyad.gradient(cyad.Forward, total, x)
+    notes = "\n".join(caught.value.__notes__)
+    assert "eval()" in notes and "Reverse" in notes and "in a call of Sequential, a function of torch" in notes
+    assert cyad.gradient(cyad.Reverse, total, x)[0].shape == (4, 3)
+    net.eval()
+    np.testing.assert_allclose(cyad.gradient(cyad.Forward, total, x)[0], cyad.gradient(cyad.Reverse, total, x)[0])
+
+    def explodes(t):
+        return t / {}["x"]
+
+    for mode in (cyad.Forward, cyad.Reverse):
+        with pytest.raises(KeyError) as caught:
+            cyad.gradient(mode, lambda x: np.sum(from_torch(explodes)(x)), x)
+        assert "explodes, a function of torch" in caught.value.__notes__[0]

@@ -67,8 +67,15 @@ def primitive_of(library):
     def plain(method, *args):
         return run_in_context(None, method, *args)
 
+    def plain_call(method, fn, *args):
+        try:
+            return plain(method, fn, *args)
+        except Exception as error:
+            error.add_note(f"in a call of {fn.__qualname__}, a function of {library.name}")
+            raise
+
     def call(fn, *values):
-        return plain(library.run, fn, values)
+        return plain_call(library.run, fn, values)
 
     def rrule(wanted, fn, *values):
         wanted = tuple(on and is_leaf(v) for on, v in zip(wanted[1:], values, strict=True))
@@ -84,12 +91,15 @@ def primitive_of(library):
 
         if any(map(is_outer, values)):
             return out(fn, *values), outer_pullback
-        results, pull = plain(library.vjp, fn, values, wanted)
+        results, pull = plain_call(library.vjp, fn, values, wanted)
+
+        def backward(_, given):
+            return pull(given)
 
         def pullback(cotangents):
             if any(map(is_outer, cotangents)):
                 return outer_pullback(cotangents)
-            return full(plain(pull, [None if isinstance(g, NoTangent) else g for g in cotangents]))
+            return full(plain_call(backward, fn, [None if isinstance(g, NoTangent) else g for g in cotangents]))
 
         return results, pullback
 
@@ -98,7 +108,7 @@ def primitive_of(library):
         if any(map(is_outer, (*values, *tangents))):
             linear = derived(fn, library.linearise, len(values), tuple(t is not None for t in tangents))
             return out(fn, *values), out(linear, *values, *(t for t in tangents if t is not None))
-        results, pushed = plain(library.jvp, fn, values, tangents)
+        results, pushed = plain_call(library.jvp, fn, values, tangents)
         return results, tuple(ZeroTangent() if t is None else t for t in pushed)
 
     rrule.wants_activity = True
@@ -112,6 +122,7 @@ class Flat:
 
     def __init__(self, fn, skeleton, is_result):
         self.structure = None
+        name = getattr(fn, "__qualname__", type(fn).__qualname__)
 
         def flat(*values):
             values, results = iter(values), []
@@ -126,6 +137,7 @@ class Flat:
             self.structure = walk(fn(*args, **kwargs), put_aside)
             return tuple(results)
 
+        flat.__qualname__ = name
         self.function = flat
 
     def result(self, values):

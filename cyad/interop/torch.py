@@ -156,6 +156,7 @@ def from_torch(fn):
     if isinstance(fn, torch.nn.Module):
         def target(parameters, *args, **kwargs):
             return torch.func.functional_call(fn, parameters, args, kwargs)
+        target.__qualname__ = type(fn).__qualname__
 
     def g(*args, **kwargs):
         values, skeleton = put_aside(args, kwargs, is_value)
@@ -222,8 +223,15 @@ class Torch(Library):
         given = [t is not None for t in tangents]
         tensors = [as_tensor(v) for v in values]
         pushed = self.linearise(fn, len(values), tuple(given), values_too=True)
-        results, derivatives = pushed(*tensors, *(as_tensor(t, x) for t, x in zip(tangents, tensors, strict=True)
-                                                  if t is not None))
+        try:
+            results, derivatives = pushed(*tensors, *(as_tensor(t, x) for t, x in zip(tangents, tensors, strict=True)
+                                                      if t is not None))
+        except RuntimeError as error:
+            if "mutate a captured Tensor" in str(error):
+                error.add_note("it writes tensors of its own, as a module in training mode does its buffers (BatchNorm "
+                               "its running statistics), which torch cannot push tangents through: call module.eval() "
+                               "first, or use Reverse")
+            raise
         return tuple(map(to_numpy, results)), tuple(map(to_numpy, derivatives))
 
     def transpose(self, fn, count, wanted, given):
