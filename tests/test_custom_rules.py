@@ -194,6 +194,27 @@ def test_lanes_one_by_one_all_find_the_state_that_the_first_one_found(state, rea
     assert read(mine) == read(plain)
 
 
+def test_lanes_one_by_one_and_the_state_of_the_function_itself():
+    class Growing:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, x):
+            self.calls += 1
+            return self.calls * np.sum(x)
+
+    for wrap in (lambda g: g, lambda g: g.__call__):
+        mine = Growing()
+        f = cyad.primitive(wrap(mine))
+
+        @rules.forward(f)
+        def forward(config, func, RT, x: Duplicated, mine=mine, f=f):
+            return Duplicated(func.val(x.val), mine.calls * np.sum(x.dval))
+
+        assert_allclose(gradient(Forward, lambda x, f=f: f(x), np.ones(3))[0], np.ones(3))
+        assert mine.calls == 1
+
+
 def test_lanes_one_by_one_refuse_what_cannot_be_put_back():
     def forward(config, func, RT, numbers: Const, x: Duplicated):
         k = next(numbers.val)
