@@ -12,6 +12,7 @@ import pytest
 BENCH = Path(__file__).parent.parent / "asv_bench"
 sys.path.insert(0, str(BENCH))
 try:
+    from adbench import gmm, lstm  # noqa: F401  (workloads import them later, when the path is as it was)
     from peers import report, run
     from peers.by_hand import BY_HAND
     from peers.checks import agree, difference_error, fingerprint, tolerance

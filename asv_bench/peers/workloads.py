@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from adbench import gmm as gmm_objective
-from adbench import lstm as lstm_objective
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "adbench"
 
@@ -222,22 +220,24 @@ def of_one_vector(objective, parts, constants):
     return source, numpy.concatenate([p.ravel() for p in parts])
 
 
-def gmm(n, objective=gmm_objective.objective):
+def gmm(n, objective="objective"):
     """ADBench's file of 1000 points where there is one, else numbers like it: 25 components in 10 dimensions."""
+    from adbench import gmm as of  # not above: it imports cyad, which has no place in the process of another library
     file = DATA / "gmm_1k_d10_K25.txt"
-    data = gmm_objective.read(file) if n == 1000 and file.exists() else gmm_objective.generate(n)
-    return Problem(n, *of_one_vector(objective, data[:3], data[3:]))
+    data = of.read(file) if n == 1000 and file.exists() else of.generate(n)
+    return Problem(n, *of_one_vector(getattr(of, objective), data[:3], data[3:]))
 
 
 def gmm_at_once(n):
-    return gmm(n, gmm_objective.objective_at_once)
+    return gmm(n, "objective_at_once")
 
 
 def lstm(steps):
     """ADBench's file of two layers and 1024 steps where there is one, else numbers like it."""
+    from adbench import lstm as of
     file = DATA / "lstm_l2_c1024.txt"
-    data = lstm_objective.read(file) if steps == 1024 and file.exists() else lstm_objective.generate(2, steps)
-    return Problem(steps, *of_one_vector(lstm_objective.objective, data[:2], data[2:]))
+    data = of.read(file) if steps == 1024 and file.exists() else of.generate(2, steps)
+    return Problem(steps, *of_one_vector(of.objective, data[:2], data[2:]))
 
 
 WORKLOADS = {w.name: w for w in (
