@@ -7,7 +7,7 @@ from peers.workloads import WORKLOADS
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 COLUMNS = {"hand": "by hand", "cyad": "**cyad**", "autograd": "autograd", "mygrad": "MyGrad", "torch": "PyTorch",
            "jax": "JAX", "jax jit": "JAX jit", "casadi": "CasADi", "xad": "XAD"}
-SHORT = {"unable": "-", "limit": "dnf", "memory": "mem", "wrong": "WRONG", "failed": "error"}
+SHORT = {"absent": "", "unable": "-", "limit": "dnf", "memory": "mem", "wrong": "WRONG", "failed": "error"}
 BEGIN, END = "<!-- table: peers/run.py writes it -->", "<!-- end of table -->"
 
 
@@ -45,8 +45,8 @@ def bar(key):
 
 def cell(result, limit):
     """A cell of the table; with `!` where the ratio is above the bar, which only cyad has."""
-    if not result or result["kind"] in ("absent", "unable"):
-        return "-"
+    if not result:
+        return ""  # not measured yet
     if result["kind"] != "measured":
         return SHORT[result["kind"]]
     above = limit is not None and result["ratio"] > limit

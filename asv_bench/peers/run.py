@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}  # glibc's
 sys.path[:1] = [str(HERE.parent)]  # `peers` and `adbench` are packages there
 
 from peers import report  # noqa: E402
@@ -42,11 +43,15 @@ def processor_seconds(pid):
 
 
 def measured(library, workload, size, a):
-    """The cell's result, from a process of its own, which is given up after the limit; if it sleeps, a little later."""
+    """The cell's result, from a process of its own, which is given up after the limit; if it sleeps, a little later.
+
+    The allocator keeps freed pages: whether it does is otherwise chance, and changes the plain run on large arrays, by
+    which all is divided, up to five times.
+    """
     request = json.dumps([library, workload, size, a.budget, a.core, int(a.memory * 1e9)])
     start = time.monotonic()
     with subprocess.Popen([sys.executable, "-m", "peers.measure", request], cwd=HERE.parent, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+                          env=os.environ | KEEP_PAGES, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         while True:
             try:
                 out, said = child.communicate(timeout=0.5)
