@@ -660,7 +660,8 @@ def inside(f):
 
     def run(x):
         result = f()
-        results.append(result.__array__() if isinstance(result, np.ndarray) else result)
+        results.append(result.__array__() if isinstance(result, np.ndarray) else
+                       float(result) if isinstance(result, float) else result)
     for mode in (Forward, Reverse):
         autodiff(mode, run, Const, Duplicated(V.copy(), np.zeros(5)))
     return results
