@@ -55,6 +55,7 @@ cdef class View:
     cdef tuple shape_tuple(self)
 
 cdef void trim_blocks() noexcept
+cdef void release_blocks(Py_ssize_t wanted) noexcept
 cdef ndarray new_result(int ndim, npy_intp* dims, int typenum, Py_ssize_t itemsize)
 cdef Buffer buffer_of_new(ndarray arr)
 cdef View view_of(Buffer buf, ndarray arr)

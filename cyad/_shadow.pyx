@@ -78,6 +78,17 @@ cdef void trim_blocks() noexcept:
     kept_count = left
 
 
+cdef void release_blocks(Py_ssize_t wanted) noexcept:
+    """Gives back kept memory where at least `wanted` bytes are about to be used for something else, and are many."""
+    global kept_count
+    if wanted <= KEPT_BYTES:
+        return
+    while kept_count > 0 and wanted > 0:
+        kept_count -= 1
+        wanted -= kept_size[kept_count]
+        free(kept_data[kept_count])
+
+
 @cython.final
 @cython.freelist(64)
 @cython.no_gc
