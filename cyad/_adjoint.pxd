@@ -44,7 +44,7 @@ cdef class Tape(Recording):
     cdef bint closed
     cdef bint outlives
     cdef bint second        # a sweep of second order will follow
-    cdef list originals     # then, of arrays of the caller's that were written: (array, copy from before)
+    cdef dict originals     # then, for the buffers of the caller's arrays: what they held before they were first written, or None
     cdef bint sweeping
     cdef bint entered
 

@@ -946,8 +946,8 @@ cdef class Tape(Recording):
 
     cdef int first_write(self, Buffer buf) except -1:
         buf.written = True
-        if self.originals is not None and isinstance(buf.owner, ndarray):
-            self.originals.append((buf.owner, own_copy(buf.owner)))
+        if self.originals is not None and buf in self.originals:
+            self.originals[buf] = own_copy(buf.owner)
         return 0
 
     cdef int before_overwrite(self, TrackedArray target, object key) except -1:

@@ -106,7 +106,7 @@ cdef class Curvature:
         cdef object result, products = []
         self.tape = tape
         tape.second = True
-        tape.originals = []
+        tape.originals = {}
         self.tangled = []
         self.inputs = []
         for i, a in enumerate([*leaves, *constants]):
@@ -116,6 +116,7 @@ cdef class Curvature:
             array = tape.own_array(a)
             array.place.buf.owner = a
             array.place.buf.active = i < len(leaves)
+            tape.originals[array.place.buf] = None
             if i >= len(leaves):
                 array.place.buf.constant = True
                 array.place.buf.name = names[i - len(leaves)] if names else None
@@ -130,8 +131,9 @@ cdef class Curvature:
             for direction in directions:
                 swept = self.sweep(result, leaves, direction)
                 if swept is None:
-                    for arr, before in tape.originals:
-                        arr[...] = before
+                    for buf, before in tape.originals.items():
+                        if before is not None:
+                            (<Buffer>buf).owner[...] = before
                     return None
                 products.append(swept[0])
                 gradient = swept[1]

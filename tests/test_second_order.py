@@ -228,7 +228,8 @@ def test_what_is_not_served_leaves_arguments_as_they_were():
 
 @pytest.mark.parametrize("f", [
     lambda x: np.sum(x.astype(np.float32) ** 2), lambda x: np.sum(np.abs(x * 1j) ** 2), lambda x: np.prod(x),
-    lambda x: np.linalg.det(x[:, None] * x + np.eye(4)), lambda x: overlapping(x)], ids=range(5))
+    lambda x: np.linalg.det(x[:, None] * x + np.eye(4)), lambda x: overlapping(x), lambda x: written_views(x)],
+    ids=range(6))
 def test_what_is_not_served_is_nested(f):
     x, v = entries(4), entries(4, 1)
     assert plain_curvature(f, [x], [[v]]) is None
@@ -239,6 +240,14 @@ def overlapping(x):
     y = x * x
     y[1:] = y[:-1]
     return np.sum(y * y)
+
+
+def written_views(x):
+    """Memory that the recording first meets through a view that may not be written."""
+    y = np.sin(x)
+    z = np.einsum("ij,j->i", np.broadcast_to(y, (3, 4)), np.cos(x))
+    y[0] = x[1]
+    return np.sum(y) * np.sum(z)
 
 
 def test_arguments_that_are_not_plain_are_not_taken():

@@ -11,6 +11,7 @@ CYAD_FUZZ=N runs N programs instead of 500; run.py runs as many as one likes, fr
 import os
 
 import numpy as np
+from cyad._second import plain_curvature
 from hypothesis import HealthCheck, given, settings
 from random_programs import programs
 
@@ -110,6 +111,8 @@ def check(program):
         check_batched(program, f, rng, same_layout, exact)
     if program.is_double() and len(program.source) % 3 == 0:   # the general path takes longer
         check_second_order(program, f, rng, same_layout)
+    if program.is_double():
+        check_second_sweeps(program, f, rng)
 
 
 def check_second_order(program, f, rng, same_layout):
@@ -170,6 +173,33 @@ def check_batched(program, f, rng, same_layout, exact):
     for k, e in enumerate(lanes):
         mine = [s if entry is None else entry[k] for s, entry in zip(adjoints[k], entries, strict=True)]
         close(mine, reverse(program, f, e, same_layout)[0], exact, f"batched reverse, lane {k} of {width}")
+
+
+def check_second_sweeps(program, f, rng):
+    """A product with the Hessian by a sweep of second order is what forward over reverse mode gives."""
+    def fresh(indices):
+        values = program.values()
+        return [np.array(values[k], order="C") if isinstance(values[k], np.ndarray) else values[k] for k in indices]
+
+    moving = [k for k, constant in enumerate(program.constant) if not constant]
+    fixed = [k for k, constant in enumerate(program.constant) if constant]
+    directions = [draw_like(rng, program, program.values())[k] for k in moving]
+
+    def call(*values):
+        args = dict(zip(moving + fixed, values, strict=True))
+        return f(*[args[k] for k in range(len(args))])
+
+    def slopes(*leaves):
+        return list(cyad.gradient(cyad.Reverse, call, *leaves, *map(cyad.Const, fresh(fixed)))[:len(moving)])
+
+    swept = plain_curvature(call, fresh(moving), [directions], fresh(fixed))
+    if swept is not None:
+        with np.errstate(all="ignore"):
+            tangents, gradient = cyad.autodiff(cyad.ForwardWithPrimal, slopes, *(
+                cyad.Duplicated(a, np.copy(d) if isinstance(a, np.ndarray) else d)
+                for a, d in zip(fresh(moving), directions, strict=True)))
+        close(swept[1], gradient, 1e-12, "gradient of a sweep of second order")
+        close(swept[0][0], tangents, 1e-9, "product with the Hessian")
 
 
 @settings(max_examples=COUNT, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
