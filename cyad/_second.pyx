@@ -53,17 +53,18 @@ cdef extern from "numpy/arrayobject.h":
     Py_ssize_t PyArray_NBYTES(ndarray arr)
 
 
-def plain_curvature(f, leaves, directions, constants=(), names=()):
+def plain_curvature(f, leaves, directions, constants=(), names=(), bint scalars=False):
     """``(products, gradient, value)`` of a scalar function of float64 numbers and whole arrays, outside any other call.
 
     Calls ``f(*leaves, *constants)`` once. `directions` has, for each product that is wanted, a list with an array or number for
     each leaf; `products` has a list likewise, `gradient` is one such list; `names` says what the constants are called. None where something has no second order here: then
-    arguments that the function wrote are as they were. Errors of the function pass through. Thread safety: as `gradient`.
+    arguments that the function wrote are as they were. `scalars` asks for None, too, where most operations are on arrays, which
+    many directions at once serve better. Errors of the function pass through. Thread safety: as `gradient`.
     """
     cdef Curvature run = Curvature.__new__(Curvature)
     if current() is not NULL or not all_plain_memory([*leaves, *constants], len(leaves)):
         return None
-    return run.of(f, list(leaves), directions, list(constants), names)
+    return run.of(f, list(leaves), directions, list(constants), names, scalars)
 
 
 cdef bint all_plain_memory(list values, Py_ssize_t leaves) except -1:
@@ -100,7 +101,7 @@ cdef class Curvature:
     def __dealloc__(self):
         free(self.dots)
 
-    cdef object of(self, object f, list leaves, object directions, list constants, object names):
+    cdef object of(self, object f, list leaves, object directions, list constants, object names, bint scalars):
         cdef Tape tape = Tape.__new__(Tape, f)
         cdef AdjointArray array
         cdef object result, products = []
@@ -129,7 +130,7 @@ cdef class Curvature:
             value = number(result) if type(result) is Adjoint else result
             gradient = None
             for direction in directions:
-                swept = self.sweep(result, leaves, direction)
+                swept = None if scalars and 2 * len(tape.nodes) > tape.count else self.sweep(result, leaves, direction)
                 if swept is None:
                     for buf, before in tape.originals.items():
                         if before is not None:

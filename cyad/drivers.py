@@ -106,7 +106,7 @@ def swept_hessian(call, outs):
         for at in np.ndindex(shape):
             directions.append([np.zeros(s) if s or i == k else 0.0 for i, s in enumerate(shapes)])
             directions[-1][k][at] = 1.0
-    swept = plain_curvature(call.run, call.leaves, directions, call.fixed, call.fixed_names)
+    swept = plain_curvature(call.run, call.leaves, directions, call.fixed, call.fixed_names, len(directions) > 8)
     if swept is None:
         return None
     starts = np.cumsum([0, *[math.prod(shape) for shape in shapes]])
