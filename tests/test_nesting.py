@@ -413,3 +413,15 @@ def test_operands_of_partials_may_be_overwritten(mix):
     h = 1e-3
     expected = sum(w * plain(0.7 + k * h) for k, w in ((-2, -1), (-1, 16), (0, -30), (1, 16), (2, -1))) / (12 * h * h)
     assert_allclose(differentiated(f, mix)(0.7), expected, rtol=1e-7)
+
+
+def test_an_active_exponent_of_zero_over_an_array():
+    x = np.array([-1.135, 1.415])
+
+    def f(a):
+        return np.sum((1.2 + np.cos(a)) ** np.tanh(a[0] + 1.135) * a)
+
+    want = cyad.jacfwd(cyad.jacfwd(f))(x + 1e-9)
+    for got in (cyad.jacfwd(cyad.jacfwd(f))(x), cyad.jacfwd(cyad.grad(f))(x), cyad.jacrev(cyad.grad(f))(x),
+                cyad.hessian(f, x)):
+        assert_allclose(got, want, rtol=1e-6, atol=1e-6)
