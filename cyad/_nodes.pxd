@@ -80,7 +80,7 @@ cdef class Product(Node):
     cdef uint32_t slot
     cdef bint a_active
     cdef bint b_active
-    cdef int pull(self, Recording tape, int k, Matrix* a, Matrix* b, Matrix* g) except -1
+    cdef int pull(self, Recording tape, int k, Matrix* a, Matrix* b, Matrix* g, int first) except -1
     cdef void cotangent(self, Matrix* g, int lane) noexcept
 
 cdef class Link(Node):

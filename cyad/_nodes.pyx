@@ -471,15 +471,16 @@ cdef class Product(Node):
         matrix_of(&b, self.b, self.b.buf.data, False)
         g.rows, g.columns, g.down, g.along = a.rows, b.columns, 0, 0
         if self.a_active:
-            self.pull(tape, 0, &a, &b, &g)
+            self.pull(tape, 0, &a, &b, &g, 0)
         if self.b_active:
-            self.pull(tape, 1, &a, &b, &g)
+            self.pull(tape, 1, &a, &b, &g, 0)
         if self.out is not None:
             self.out.buf.drop_shadow()
         return 0
 
-    cdef int pull(self, Recording tape, int k, Matrix* a, Matrix* b, Matrix* g) except -1:
-        """Adds g @ b^T to the shadow of a (k = 0), or a^T @ g to that of b; straight into it where nothing is there yet."""
+    cdef int pull(self, Recording tape, int k, Matrix* a, Matrix* b, Matrix* g, int first) except -1:
+        """Adds g @ b^T to the shadow of a (k = 0), or a^T @ g to that of b, in the lanes from the first that matters; straight
+        into it where nothing is there yet."""
         cdef View target = self.b if k else self.a
         cdef Buffer buf = target.buf
         cdef int lane, single = target.typenum == NPY_FLOAT
@@ -497,7 +498,7 @@ cdef class Product(Node):
             block = max(1, (1 << 19) // (outer * item))
         try:
             while start < inner:
-                for lane in range(tape.width):
+                for lane in range(first, tape.width):
                     if self.out is not None:
                         self.cotangent(g, lane)
                     elif single:

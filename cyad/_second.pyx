@@ -37,7 +37,7 @@ from cyad._nodes cimport (
 )
 from cyad._redirect cimport current
 from cyad._reverse cimport scalar_result
-from cyad._shadow cimport Buffer, View, broadcast_strides, may_overlap
+from cyad._shadow cimport Block, Buffer, View, broadcast_strides, may_overlap, new_block
 from cyad._tracked cimport PushAll, is_float64, number
 from cyad.rules._kernels cimport (
     CYAD_OP_multiply, accumulate, copy_add, cyad_curved, cyad_has_partials, cyad_has_partials2, cyad_partials, cyad_partials2,
@@ -53,15 +53,17 @@ cdef extern from "numpy/arrayobject.h":
     Py_ssize_t PyArray_NBYTES(ndarray arr)
 
 
-def plain_curvature(f, leaves, directions, constants=(), names=(), bint scalars=False):
+def plain_curvature(f, leaves, directions, constants=(), names=(), bint scalars=False, bint gradient=True):
     """``(products, gradient, value)`` of a scalar function of float64 numbers and whole arrays, outside any other call.
 
     Calls ``f(*leaves, *constants)`` once. `directions` has, for each product that is wanted, a list with an array or number for
-    each leaf; `products` has a list likewise, `gradient` is one such list; `names` says what the constants are called. None where something has no second order here: then
-    arguments that the function wrote are as they were. `scalars` asks for None, too, where most operations are on arrays, which
+    each leaf; `products` has a list likewise, `gradient` is one such list (None if not wanted: large products then take less);
+    `names` says what the constants are called. None where something has no second order here: then arguments that the
+    function wrote are as they were. `scalars` asks for None, too, where most operations are on arrays, which
     many directions at once serve better. Errors of the function pass through. Thread safety: as `gradient`.
     """
     cdef Curvature run = Curvature.__new__(Curvature)
+    run.wants_gradient = gradient
     if current() is not NULL or not all_plain_memory([*leaves, *constants], len(leaves)):
         return None
     return run.of(f, list(leaves), directions, list(constants), names, scalars)
@@ -97,6 +99,7 @@ cdef class Curvature:
     cdef list tangled       # buffers with a tangent
     cdef dict undone        # index of an Undo node -> the tangents that its region had
     cdef list inputs
+    cdef bint wants_gradient
 
     def __dealloc__(self):
         free(self.dots)
@@ -137,7 +140,7 @@ cdef class Curvature:
                             (<Buffer>buf).owner[...] = before
                     return None
                 products.append(swept[0])
-                gradient = swept[1]
+                gradient = swept[1] if self.wants_gradient else None
             return products, gradient, value
         finally:
             tape.close()
@@ -377,6 +380,7 @@ cdef class Curvature:
         """a_dot @ b + a @ b_dot"""
         cdef Matrix a, b, t
         cdef char* scratch
+        cdef bint fresh
         cdef int k
         if node.a.typenum != NPY_DOUBLE:
             return False
@@ -386,13 +390,19 @@ cdef class Curvature:
             matrix_of(&a, node.a, node.a.buf.data if k else node.a.buf.tangent, True)
             matrix_of(&b, node.b, node.b.buf.tangent if k else node.b.buf.data, False)
             t.rows, t.columns = a.rows, b.columns
+            fresh = node.out is not None and node.out.buf.tangent is NULL
             if node.out is None:
                 t.data, t.down, t.along = <char*>(self.dots + node.slot), 8, 8
             else:
-                if node.out.buf.tangent is NULL:
-                    self.give(node.out.buf, True)
+                if fresh:
+                    self.give(node.out.buf, a.columns == 0)
                 t.data = node.out.buf.tangent + node.out.offset
                 t.down, t.along = node.out.strides[0], node.out.strides[node.out.ndim - 1]
+            if a.columns == 0 or t.rows == 0 or t.columns == 0:
+                continue
+            if fresh:
+                multiply(0, &a, &b, &t)
+                continue
             scratch = <char*>malloc(t.rows * t.columns * 8)
             if scratch is NULL:
                 raise MemoryError(f"cannot allocate {t.rows * t.columns * 8} bytes for a tangent")
@@ -613,8 +623,8 @@ cdef class Curvature:
         """The bent part is worked out first, because the shadow of out may become that of an operand, and added last."""
         cdef View out = node.out
         cdef int need = (node.xo.role != CONSTANT) | (node.yo.role != CONSTANT) << 1
-        cdef double* bent
-        cdef npy_intp size = out.size
+        cdef Block bent
+        cdef char* second
         if out.buf.shadow is NULL:
             drop_tangent(out.buf)
             return 0
@@ -622,27 +632,23 @@ cdef class Curvature:
             node.pullback(self.tape)
             drop_tangent(out.buf)
             return 0
-        bent = <double*>malloc((2 * size + 1) * sizeof(double))
-        if bent is NULL:
-            raise MemoryError(f"cannot allocate {16 * size} bytes for a cotangent")
-        try:
-            self.bend_elementwise(node, need, bent)
-            node.pullback(self.tape)
-            self.add_bent(&node.xo, node.x, out, bent)
-            self.add_bent(&node.yo, node.y, out, bent + size)
-        finally:
-            free(bent)
+        bent = new_block(out.size * 8 * (2 if need == 3 else 1), False)
+        second = bent.data + (out.size * 8 if need == 3 else 0)   # where the half of the second operand begins
+        self.bend_elementwise(node, need, <double*>bent.data, <double*>second)
+        node.pullback(self.tape)
+        self.add_bent(&node.xo, node.x, out, bent.data)
+        self.add_bent(&node.yo, node.y, out, second)
         drop_tangent(out.buf)
         return 0
 
-    cdef int bend_elementwise(self, Elementwise node, int need, double* bent) except -1:
+    cdef int bend_elementwise(self, Elementwise node, int need, double* first, double* second) except -1:
         cdef View out = node.out
         cdef npy_intp xs[64]
         cdef npy_intp ys[64]
         cdef npy_intp xts[64]
         cdef npy_intp yts[64]
         cdef Bend b
-        b.op, b.need, b.size = node.row.op, need, out.size
+        b.op, b.need, b.first, b.second = node.row.op, need, first, second
         b.guarded = self.tape.strong or cyad_strong[b.op]
         b.x, b.y = operand_at(node.x, &node.xo, out, xs), operand_at(node.y, &node.yo, out, ys)
         b.xt, b.yt = self.tangent_at(&node.xo, node.x), self.tangent_at(&node.yo, node.y)
@@ -656,10 +662,10 @@ cdef class Curvature:
             b.yt = <char*>&b.zero
             memset(yts, 0, out.ndim * sizeof(npy_intp))
         bend(&b, out.ndim, out.shape, b.x, xs, b.y, ys, out.buf.data + out.offset, out.buf.shadow + out.offset, out.strides,
-             b.xt, xts, b.yt, yts, &bent)
+             b.xt, xts, b.yt, yts)
         return 0
 
-    cdef int add_bent(self, Operand* operand, View place, View out, double* bent) except -1:
+    cdef int add_bent(self, Operand* operand, View place, View out, char* bent) except -1:
         """Adds to lane 1 of an operand what its shape as the result's has collected."""
         cdef npy_intp from_strides[64]
         cdef npy_intp to_strides[64]
@@ -677,8 +683,12 @@ cdef class Curvature:
         else:
             broadcast_strides(place, out.ndim, out.shape, to_strides)
             target = place.buf.shadow + place.buf.lane_bytes + place.offset
-        copy_add(0, out.ndim, out.shape, <char*>bent, from_strides, 0, target, to_strides, 0, 1, 1.0, 0)
+        copy_add(0, out.ndim, out.shape, bent, from_strides, 0, target, to_strides, 0, 1, 1.0, 0)
         return 0
+
+    cdef int first_lane(self, Buffer buf) noexcept:
+        """1 for an argument that nobody wants the gradient of, and whose adjoint nothing else needs: it was never written."""
+        return not self.wants_gradient and buf.borrowed_shadow and not buf.written
 
     cdef int pull_product(self, Product node) except -1:
         """Lane 1 gets g @ b_dot^T and a_dot^T @ g besides what both lanes get."""
@@ -686,11 +696,14 @@ cdef class Curvature:
         cdef char* first = NULL
         cdef char* second = NULL
         cdef double seed
+        if node.out is not None and node.out.buf.shadow is NULL:
+            drop_tangent(node.out.buf)
+            return 0
+        matrix_of(&a, node.a, node.a.buf.data, True)
+        matrix_of(&b, node.b, node.b.buf.data, False)
+        g.rows, g.columns, g.down, g.along = a.rows, b.columns, 0, 0
         try:
-            if node.a_active and node.b_active and (node.out is None or node.out.buf.shadow is not NULL):
-                matrix_of(&a, node.a, node.a.buf.data, True)
-                matrix_of(&b, node.b, node.b.buf.data, False)
-                g.rows, g.columns = a.rows, b.columns
+            if node.a_active and node.b_active and a.columns > 0 and g.rows > 0 and g.columns > 0:
                 if node.out is None:
                     seed = self.tape.adjoints[2 * <size_t>node.slot]
                     g.data, g.down, g.along = <char*>&seed, 8, 8
@@ -706,7 +719,12 @@ cdef class Curvature:
                     left.data = node.a.buf.tangent + node.a.offset
                     left = transposed(left)
                     second = new_product(&left, &g)
-            node.pullback(self.tape)
+            if node.a_active:
+                node.pull(self.tape, 0, &a, &b, &g, self.first_lane(node.a.buf))
+            if node.b_active:
+                node.pull(self.tape, 1, &a, &b, &g, self.first_lane(node.b.buf))
+            if node.out is not None:
+                node.out.buf.drop_shadow()
             if first is not NULL:
                 matrix_of(&t, node.a, node.a.buf.shadow + node.a.buf.lane_bytes, True)
                 add_matrix(&t, first)
@@ -790,8 +808,9 @@ cdef struct Bend:
     int op
     int need
     bint guarded
-    npy_intp size
     double zero
+    double* first
+    double* second
     char* x
     char* y
     char* xt
@@ -799,26 +818,25 @@ cdef struct Bend:
 
 
 cdef void bend(Bend* b, int ndim, npy_intp* shape, char* x, npy_intp* xs, char* y, npy_intp* ys, char* o, char* g, npy_intp* os,
-               char* xt, npy_intp* xts, char* yt, npy_intp* yts, double** bent) noexcept:
-    """bent = g (p_xx xt + p_xy yt), and behind `size` of these g (p_xy xt + p_yy yt); o and g lie alike."""
+               char* xt, npy_intp* xts, char* yt, npy_intp* yts) noexcept:
+    """first = g (p_xx xt + p_xy yt), second = g (p_xy xt + p_yy yt), as far as they are needed; o and g lie alike."""
     cdef npy_intp i, n = shape[0] if ndim else 1
     cdef npy_intp step[5]
-    cdef double* out
+    cdef bint guarded = b.guarded
     cdef double pxx, pxy, pyy, dx, dy, z
     if ndim > 1:
         for i in range(n):
             bend(b, ndim - 1, shape + 1, x + i * xs[0], xs + 1, y + i * ys[0], ys + 1, o + i * os[0], g + i * os[0], os + 1,
-                 xt + i * xts[0], xts + 1, yt + i * yts[0], yts + 1, bent)
+                 xt + i * xts[0], xts + 1, yt + i * yts[0], yts + 1)
         return
     memset(step, 0, sizeof(step))
     if ndim:
         step[0], step[1], step[2], step[3], step[4] = xs[0], ys[0], os[0], xts[0], yts[0]
-    out = bent[0]
     if b.op == CYAD_OP_multiply:
         for i in range(n):
             z = (<double*>(g + i * step[2]))[0]
-            out[i] = z * (<double*>(yt + i * step[4]))[0]
-            out[b.size + i] = z * (<double*>(xt + i * step[3]))[0]
+            b.first[i] = z * (<double*>(yt + i * step[4]))[0]
+            b.second[i] = z * (<double*>(xt + i * step[3]))[0]
     else:
         for i in range(n):
             z = (<double*>(g + i * step[2]))[0]
@@ -826,6 +844,9 @@ cdef void bend(Bend* b, int ndim, npy_intp* shape, char* x, npy_intp* xs, char* 
             dy = (<double*>(yt + i * step[4]))[0]
             cyad_partials2(b.op, b.need, (<double*>(x + i * step[0]))[0], (<double*>(y + i * step[1]))[0],
                            (<double*>(o + i * step[2]))[0], &pxx, &pxy, &pyy)
-            out[i] = weighed(weighed(pxx, dx, b.guarded) + weighed(pxy, dy, b.guarded), z, b.guarded)
-            out[b.size + i] = weighed(weighed(pxy, dx, b.guarded) + weighed(pyy, dy, b.guarded), z, b.guarded)
-    bent[0] = out + n
+            if b.need & 1:
+                b.first[i] = weighed(weighed(pxx, dx, guarded) + weighed(pxy, dy, guarded), z, guarded)
+            if b.need & 2:
+                b.second[i] = weighed(weighed(pxy, dx, guarded) + weighed(pyy, dy, guarded), z, guarded)
+    b.first += n
+    b.second += n

@@ -54,6 +54,7 @@ cdef class View:
     cdef bint is_whole(self) noexcept
     cdef tuple shape_tuple(self)
 
+cdef Block new_block(Py_ssize_t nbytes, bint zero)
 cdef void trim_blocks() noexcept
 cdef void release_blocks(Py_ssize_t wanted) noexcept
 cdef ndarray new_result(int ndim, npy_intp* dims, int typenum, Py_ssize_t itemsize)

@@ -106,7 +106,8 @@ def swept_hessian(call, outs):
         for at in np.ndindex(shape):
             directions.append([np.zeros(s) if s or i == k else 0.0 for i, s in enumerate(shapes)])
             directions[-1][k][at] = 1.0
-    swept = plain_curvature(call.run, call.leaves, directions, call.fixed, call.fixed_names, len(directions) > 8)
+    swept = plain_curvature(call.run, call.leaves, directions, call.fixed, call.fixed_names, len(directions) > 8,
+                            gradient=False)
     if swept is None:
         return None
     starts = np.cumsum([0, *[math.prod(shape) for shape in shapes]])
@@ -190,12 +191,13 @@ def _curvature(who, f, x, v, args, kwargs, outs):
             if o is not None:
                 check_fits(who, o, x.shape, x.dtype, "argument 1")
     catch_libraries()
-    swept = plain_curvature(call.run, call.leaves, [[block[0] for block in blocks]], call.fixed, call.fixed_names)
+    swept = plain_curvature(call.run, call.leaves, [[block[0] for block in blocks]], call.fixed, call.fixed_names,
+                            gradient=len(outs) > 1)
     if swept is None:
         _, _, slopes, tangents = push_lanes(Slopes(call), blocks, 1)
         found = [block[0] for block in tangents], slopes
     else:
-        found = swept[0][0], swept[1]
+        found = (swept[0][0], swept[1])[:len(outs)]
     done = []
     for derivs, o in zip(found, outs, strict=False):
         if o is not None:
