@@ -797,8 +797,9 @@ cdef object nested_partial(object partial, object x, object y, object out, bint 
     old = swap_current(<PyObject*>ctx.outer if ctx.outer is not None else NULL)
     try:
         value = nested_partial(partial, xp, yp, op, strong)
-        if op is not None and shape_of(value) != shape_of(op):   # a branch that is one number for all entries
-            value = value + np.zeros(shape_of(op), np.result_type(plain_value(value)))
+        shape = np.broadcast_shapes(shape_of(xp), () if yp is None else shape_of(yp))
+        if shape_of(value) != shape:
+            value = np.broadcast_to(value, shape)   # a number, where all that it depends on here is one
     finally:
         swap_current(old)
     for k, v, d in derivatives:
@@ -806,7 +807,7 @@ cdef object nested_partial(object partial, object x, object y, object out, bint 
             maps = PartialMaps.__new__(PartialMaps)
             maps.partial = d
             maps.x, maps.y, maps.out = xp, yp, op
-            maps.shape, maps.operand_shape = shape_of(value), shape_of(v)
+            maps.shape, maps.operand_shape = shape, shape_of(v)
             maps.strong, maps.real_operand = strong or ctx.strong, not is_complex(plain_value(v))
             operands.append(v)
             pushes.append(maps.push)
