@@ -431,9 +431,12 @@ def test_a_power_with_an_exponent_that_is_one_number():
     """Where the exponent is 0 the partial is one number for the whole array."""
     x, v = np.array([-1.1, 1.4]), np.array([0.3, -0.7])
     for exponent in (0.0, 1.0, 2.0):
-        def slopes(x, exponent=exponent):
-            return cyad.gradient(cyad.Reverse, lambda x: np.sum((1.2 + np.cos(x)) ** np.zeros(1)[0] * x ** 2
-                                                                + (1.2 + np.cos(x)) ** (np.zeros(1)[0] + exponent)), x)[0]
+        def energy(x, exponent=exponent):
+            nought = np.zeros(1)[0]
+            return np.sum((1.2 + np.cos(x)) ** nought * x ** 2 + (1.2 + np.cos(x)) ** (nought + exponent))
+
+        def slopes(x, energy=energy):
+            return cyad.gradient(cyad.Reverse, energy, x)[0]
         got, = cyad.autodiff(cyad.Forward, slopes, cyad.Duplicated(x, v))
         h = 1e-5
         np.testing.assert_allclose(got, (slopes(x + h * v) - slopes(x - h * v)) / (2 * h), rtol=1e-7, atol=1e-8)
