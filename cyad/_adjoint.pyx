@@ -906,6 +906,26 @@ cdef class Tape(Recording):
         self.add_node(node)
         return result
 
+    cdef object combine(self, object out, list operands, list partials):
+        """Records: each partial times its operand, and their sums; the last one has the value."""
+        cdef double value, x
+        cdef int kind, other
+        cdef uint32_t slot, total = NONE
+        cdef Py_ssize_t k
+        cdef Adjoint operand
+        if self.second or self.outer is not None or not as_number(out, &value, &kind):
+            return None
+        for k in range(len(operands)):
+            if type(operands[k]) is not Adjoint or not as_number(partials[k], &x, &other):
+                return None
+        for k in range(len(operands)):
+            operand = operands[k]
+            as_number(partials[k], &x, &other)
+            slot = push(self, CYAD_OP_multiply | SLOT_A, operand.slot, self.constant(x), x * operand.value)
+            total = slot if k == 0 else push(self, CYAD_OP_add | SLOT_A | SLOT_B, total, slot, value)
+        self.records[total].value = value
+        return new_adjoint(self, total, value, kind)
+
     cdef object result(self, object out, bint active, list places, bint read):
         """Wraps the result of an operation; `places` collects where its adjoints are."""
         cdef TrackedArray array

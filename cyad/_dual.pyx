@@ -819,6 +819,27 @@ cdef class ForwardContext(Context):
         finally:
             swap_current(old)
 
+    cdef object combine(self, object out, list operands, list partials):
+        cdef double value, x
+        cdef int kind, other, lane
+        cdef Py_ssize_t k
+        cdef Dual operand, result
+        if self.outer is not None or not as_number(out, &value, &kind):
+            return None
+        for k in range(len(operands)):
+            if type(operands[k]) is not Dual or not as_number(partials[k], &x, &other):
+                return None
+        result = new_dual(self, value, kind, self.width)
+        for lane in range(self.width):
+            result.lanes[lane] = 0.0
+        for k in range(len(operands)):
+            operand = operands[k]
+            as_number(partials[k], &x, &other)
+            for lane in range(self.width):
+                if operand.lanes[lane] != 0.0 or not self.strong:
+                    result.lanes[lane] += x * operand.lanes[lane]
+        return result
+
     cdef object result(self, object out, list lanes):
         """Wraps the result of an operation with its tangents, one entry for each lane."""
         cdef TrackedArray array

@@ -67,6 +67,7 @@ cdef dict UNBATCHED = {BatchDuplicated: Duplicated, BatchMixedDuplicated: MixedD
 cdef dict BATCHED = {Duplicated: BatchDuplicated, MixedDuplicated: BatchMixedDuplicated}
 cdef tuple FLEXIBLE = (Duplicated, Const), FLEXIBLE_BATCH = (BatchDuplicated, Const)
 cdef tuple NONE_OVERWRITTEN = tuple([(False,) * n for n in range(16)])
+cdef frozenset FLOATS = frozenset([float, np.float64, np.float32]), NUMBERS = FLOATS | {int}
 cdef tuple IMMUTABLE = (np.ndarray, np.generic, np.dtype, complex, bytes, type, types.FunctionType,
                         types.BuiltinFunctionType, np.ufunc, range, slice)
 
@@ -526,11 +527,17 @@ cdef class Call:
         """The function itself, which must neither write the arrays among its arguments nor return views of them."""
         cdef list before = []
         cdef Py_ssize_t i
+        cdef bint arrays = False
         for i in range(len(values)):
             v = values[i]
-            if isinstance(v, np.ndarray) and plain_value(v).dtype.kind in "fc" and plain_value(v).flags.writeable:
+            if not isinstance(v, np.ndarray):
+                continue
+            arrays = True
+            if plain_value(v).dtype.kind in "fc" and plain_value(v).flags.writeable:
                 before.append((i, v, copy_of(v)))
         out = self.run_function(values)
+        if not arrays:
+            return out
         results = out if isinstance(out, (tuple, list)) else (out,)
         for i, v, copy in before:
             if not same_bytes(<ndarray>plain_value(copy), <ndarray>plain_value(v)):
@@ -550,8 +557,9 @@ cdef class Call:
     cdef object easy(self):
         """An easy_rule: the function itself, linearised by its partial derivatives."""
         cdef Part part
-        cdef list values, shown, columns, operands = [], pushes = [], pulls = []
+        cdef list values, shown, columns = [], operands = [], pushes = [], pulls = []
         cdef Py_ssize_t i, k
+        cdef bint zero
         cdef PyObject* old
         if not self.rules.rules[EASY] or (self.own is not None and self.own.active):
             return THROUGH
@@ -574,8 +582,9 @@ cdef class Call:
             try:
                 # The plain run knows no derivatives, so it cannot warn of them.
                 with np.errstate(all="ignore"):
-                    rows = rule.function(read_only(out), *shown[:k], **dict(zip(names, shown[k:])))
-                    if rows is not NotImplemented:
+                    rows = (rule.function(read_only(out), *shown[:k], **dict(zip(names, shown[k:]))) if names else
+                            rule.function(read_only(out), *shown))
+                    if rows is not NotImplemented and not are_numbers(rows, out, values):
                         rows = checked_rows(rows, out, values, given)
             except Exception as error:
                 self.note(error, rule)
@@ -589,17 +598,27 @@ cdef class Call:
                 if i < 0:
                     continue
                 part = self.parts[i]
-                if not part.active or all([row[k] is Constant for row in rows]):
+                if not part.active:
                     continue
+                zero = True
                 for row in rows:
+                    zero = zero and row[k] is Constant
                     self.check_level(rule, row[k])
-                maps = Partials([own_memory(row, k) if self.ctx.backward else row[k] for row in rows], out, values[k],
-                                self.ctx.strong)
+                if zero:
+                    continue
                 operands.append(part.tracked)
-                pushes.append(maps.push)
-                pulls.append(maps.pull)
+                columns.append((k, values[k]))
             if not operands:
                 return self.inactive(out)
+            if type(out) in FLOATS:
+                combined = self.ctx.combine(out, operands, [rows[0][column[0]] for column in columns])
+                if combined is not None:
+                    return combined
+            for k, value in columns:
+                maps = Partials([own_memory(row, k) if self.ctx.backward else row[k] for row in rows], out, value,
+                                self.ctx.strong)
+                pushes.append(maps.push)
+                pulls.append(maps.pull)
             return self.ctx.link(out, operands, pushes, pulls, ([], False))
         return THROUGH
 
@@ -618,6 +637,21 @@ cdef class Call:
             if found:
                 return found, *placed
         return self.pick(EASY, None, (None,), (Const,) * n), None, None, self.names
+
+
+cdef bint are_numbers(object rows, object out, list values) except -1:
+    """Whether everything is a number, so that there is nothing more to check; what is not certain here is not."""
+    cdef object row
+    cdef Py_ssize_t k
+    if type(out) not in NUMBERS or type(rows) is not tuple or len(rows) != 1 or type(rows[0]) is not tuple:
+        return False
+    row = rows[0]
+    if len(row) != len(values):
+        return False
+    for k in range(len(values)):
+        if type(values[k]) not in NUMBERS or not (row[k] is Constant or type(row[k]) in NUMBERS):
+            return False
+    return True
 
 
 cdef object own_memory(object row, Py_ssize_t i):

@@ -38,6 +38,7 @@ cdef class Context:
     cdef TrackedArray new_array(self)
     cdef object elementwise(self, Row row, object x, object y, const double* given)
     cdef object link(self, object out, list operands, object pushes, list pulls, object reads)
+    cdef object combine(self, object out, list operands, list partials)
     cdef object load(self, TrackedArray a, char* address)
     cdef object total(self, TrackedArray a, object axis, bint keepdims, bint mean)
     cdef object extremum(self, TrackedArray a, object reduce, object axis, bint keepdims)

@@ -89,6 +89,10 @@ cdef class Context:
     cdef object link(self, object out, list operands, object pushes, list pulls, object reads):
         raise NotImplementedError("a context of no mode")
 
+    cdef object combine(self, object out, list operands, list partials):
+        """The number `out`, linearised by numbers: one partial derivative for each operand. None where `link` must do it."""
+        return None
+
     cdef object load(self, TrackedArray a, char* address):
         raise NotImplementedError("a context of no mode")
 

@@ -1038,6 +1038,61 @@ def test_easy_rules_for_complex_functions_and_strong_zero():
         assert_allclose(dx, [0.0, 0.25])
 
 
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32])
+def test_easy_rules_of_numbers(kind):
+    """Such calls are records of the tape and lanes of numbers; the function by itself is what they must agree with."""
+    def cast(v):   # numbers of an outer differentiation stay
+        return kind(v) if type(v) in (float, np.float64, np.float32) else v
+
+    def body(x, y, n):
+        return cast(x * y**n / (x + y))
+
+    def partials(out, x, y, n):
+        return ((cast(y ** (n + 1) / (x + y)**2), cast(x * y**n * (n * (x + y) - y) / y / (x + y)**2), Constant),)
+    f = ruled(body, easy=partials)
+
+    def looped(f):
+        def g(x):
+            s = 0.0
+            for i in range(1, len(x)):
+                s += f(x[i - 1] * s + x[i], x[i], 3) * f(x[i], x[i], 2)   # the same number twice, too
+            return s
+        return g
+    plain = looped(lambda x, y, n: x * y**n / (x + y))
+    x, v = np.array([0.3, 0.5, 0.7, 1.1], np.float32 if kind is np.float32 else float), np.array([1.0, -2.0, 0.5, 0.3])
+    close = {"rtol": 2e-5 if kind is np.float32 else 1e-13}
+    want, = gradient(Reverse, plain, x)
+    for mode in (Reverse, Forward):
+        got, = gradient(mode, looped(f), x)
+        assert got.dtype == x.dtype
+        assert_allclose(got, want, **close)
+    rows, = cyad.jacobian(Reverse, lambda x: np.stack([looped(f)(x), f(x[0], x[1], 1)]), x)
+    assert_allclose(rows[0], want, **close)
+    if kind is not np.float32:
+        assert_allclose(cyad.hvp(looped(f), x, v), cyad.hvp(plain, x, v), **close)
+
+
+@pytest.mark.parametrize("mode", [Reverse, Forward])
+def test_easy_rules_of_numbers_at_the_end_of_their_domain(mode):
+    root = ruled(lambda x: np.sqrt(x), easy=lambda out, x: ((np.inf if x == 0 else 0.5 / out,),))
+
+    def f(x):
+        return 0.0 * root(x[0]) + root(x[1]) + root(0.0 * x[0])
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(gradient(mode, f, np.array([0.0, 4.0]))[0][0])
+    strong = mode.with_strong_zero()
+    if mode is Reverse:
+        got, = gradient(strong, lambda x: 0.0 * root(x[0]) + root(x[1]), np.array([0.0, 4.0]))
+        assert_allclose(got, [0.0, 0.25])
+    got, = gradient(strong, lambda x: root(0.0 * x[0]) + root(x[1]), np.array([0.0, 4.0]))
+    assert_allclose(got[1], 0.25)
+    count = ruled(lambda x: int(x), easy=lambda out, x: ((1.0,),))   # an int has no derivative
+    assert_allclose(gradient(mode, lambda x: count(x[0]) * x[1], np.array([3.0, 4.0]))[0], [0.0, 3.0])
+    wrong = ruled(lambda x, y: x * y, easy=lambda out, x, y: ((y,),))
+    with pytest.raises(cyad.ActivityError, match="1 partial derivatives for 2 arguments"):
+        gradient(mode, lambda x: wrong(x[0], x[1]), np.array([3.0, 4.0]))
+
+
 def test_easy_rules_survive_writes_into_what_they_returned():
     keep = ruled(lambda x, y: x @ y, easy=lambda out, x, y: ((y, x),))
 
