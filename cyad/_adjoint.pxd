@@ -1,9 +1,10 @@
 from libc.stdint cimport uint32_t
 from numpy cimport ndarray
 
+from cyad._context cimport Context, TrackedArray
 from cyad._nodes cimport Node, Operand, Recording
 from cyad._shadow cimport Buffer, View
-from cyad._tracked cimport Context, TrackedArray
+from cyad._tracked cimport DuckArray
 from cyad.rules._kernels cimport Row
 
 # Operation codes above those of the elementwise table.
@@ -79,7 +80,7 @@ cdef class Adjoint:
     cdef int kind
     cdef uint32_t slot
 
-cdef class AdjointArray(TrackedArray):
+cdef class AdjointArray(DuckArray):
     pass
 
 cdef uint32_t stored_buffer(Record* r) noexcept

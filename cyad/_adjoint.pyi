@@ -6,7 +6,8 @@ from typing import Any, Self, TypeVar, final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cyad._tracked import Context, TrackedArray, TrackedScalar
+from cyad._context import Context
+from cyad._tracked import DuckArray, TrackedScalar
 
 _R = TypeVar("_R")
 
@@ -14,7 +15,7 @@ _R = TypeVar("_R")
 class Adjoint(TrackedScalar): ...
 
 @final
-class AdjointArray(TrackedArray):
+class AdjointArray(DuckArray):
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
 class Tape(Context):

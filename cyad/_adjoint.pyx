@@ -32,20 +32,22 @@ from numpy cimport (
     import_array, ndarray,
 )
 
+from cyad._context cimport (
+    DOUBLE, SINGLE, WEAK, Context, TrackedArray, add_to_lane, as_number, below, buffer_over, check_alive,
+    check_storable, context_of, ensure_lanes, escaped, explain, is_array, is_tracked, lane_of, number, own_copy,
+    plain_value, primal_at, register_types, run_plain, scalar_fits, wrap_box, wrap_new, wrap_over, write_primal,
+)
+from cyad._elementwise cimport (
+    evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes, warn,
+    warn_operator,
+)
 from cyad._nodes cimport (
     ACTIVE, CONSTANT, FREE, NONE, SLOT, AddAt, Elementwise, Extremum, Gather, GeneralStore, Link, Node, Operand, Product,
     Recording, Scatter, Store, Total, Undo, lend_lanes,
 )
 from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, trim_blocks, view_of
-from cyad._tracked cimport (
-    DOUBLE, SINGLE, WEAK, Context, TrackedArray, add_to_lane, as_number, below, binary, buffer_over, check_alive,
-    check_storable, context_of, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, explain,
-    general_elementwise, is_array, is_tracked, lane_of, matrix_product, number, own_copy, plain_value, power, primal_at,
-    real_operand, reduced_axes, register_types, run_plain, scalar_attribute, scalar_fits, warn, wrap_box, wrap_new,
-    wrap_over, write_primal,
-    modular, warn_operator,
-)
+from cyad._tracked cimport binary, dispatch, modular, power, scalar_attribute
 from cyad.rules._kernels cimport (
     CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, cyad_has_partials,
     cyad_partials, cyad_strong, partials_at,
@@ -352,7 +354,7 @@ cdef object scalar_unary(Row row, Adjoint x):
 
 @cython.final
 @cython.no_gc
-cdef class AdjointArray(TrackedArray):
+cdef class AdjointArray(DuckArray):
     """An array on a tape; an ndarray to the code that uses it. Made by `Tape.variable` and by differentiated calls."""
 
     def __init__(self, *args, **kwargs):

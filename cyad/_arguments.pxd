@@ -1,6 +1,6 @@
 from numpy cimport ndarray
 
-from cyad._tracked cimport Context, TrackedArray
+from cyad._context cimport Context, TrackedArray
 
 cdef class Argument:
     cdef TrackedArray tracked

@@ -9,12 +9,12 @@ from numpy cimport (
 )
 from cpython.ref cimport PyObject
 
+from cyad._context cimport (
+    Context, TrackedArray, buffer_over, context_of, ensure_lanes, is_array, is_tracked, lane_of, own_copy,
+    plain_value, primal_at, wrap_new, wrap_over,
+)
 from cyad._redirect cimport current
 from cyad._shadow cimport Buffer, extent_of, view_of
-from cyad._tracked cimport (
-    Context, TrackedArray, buffer_over, context_of, ensure_lanes, is_array, is_tracked, lane_of, own_copy, plain_value, primal_at,
-    wrap_new, wrap_over,
-)
 
 from types import FunctionType, MethodType
 

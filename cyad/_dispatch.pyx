@@ -11,14 +11,15 @@ from numpy cimport (
     ndarray, npy_intp,
 )
 
+from cyad._context cimport (
+    Context, Scalar, TrackedArray, all_plain, as_number, check_alive, check_conflict, context_among, context_of,
+    higher, is_active_anywhere, is_array, is_scalar, is_tracked, leaves_of, object_operand, plain_value, primal_at,
+    primals_of, run_plain, run_primal, wrap_inactive, wrap_new, wrap_view,
+)
+from cyad._elementwise cimport PushAll, apply, link_row, partial_maps, within_64_bits
 from cyad._redirect cimport redirect_native, register_dispatcher_handler, register_ufunc_handler, swap_current
 from cyad._shadow cimport new_result
-from cyad._tracked cimport (
-    Context, PushAll, Scalar, TrackedArray, all_plain, apply, as_number, check_alive, check_conflict, context_among, context_of,
-    derived_view, higher, is_active_anywhere, is_array, is_basic, is_scalar, is_tracked, leaves_of, link_row,
-    object_operand, own_key, partial_maps, plain_key, plain_value, primal_at, primals_of, run_plain, run_primal, shares,
-    within_64_bits, wrap_inactive, wrap_new, wrap_view,
-)
+from cyad._tracked cimport derived_view, is_basic, own_key, plain_key, shares
 from cyad.rules._kernels cimport Row, lookup
 
 import cmath
@@ -29,7 +30,9 @@ import types
 
 import numpy as np
 
-from cyad._tracked import objects_of, register_dispatch, register_overridden, stack_nested
+from cyad._context import objects_of, stack_nested
+from cyad._elementwise import register_overridden
+from cyad._tracked import register_dispatch
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
 from cyad.rules import classification, registry
 from cyad.rules.custom import OVERRIDES as _OVERRIDES

@@ -1,7 +1,8 @@
 from numpy cimport ndarray
 
+from cyad._context cimport Context, TrackedArray
 from cyad._shadow cimport View
-from cyad._tracked cimport Context, TrackedArray
+from cyad._tracked cimport DuckArray
 from cyad.rules._kernels cimport Row
 
 cdef enum:
@@ -29,5 +30,5 @@ cdef class Dual:
     cdef double* lanes
     cdef double inline_lanes[8]
 
-cdef class DualArray(TrackedArray):
+cdef class DualArray(DuckArray):
     pass

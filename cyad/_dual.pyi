@@ -5,7 +5,7 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from cyad._tracked import TrackedArray, TrackedScalar
+from cyad._tracked import DuckArray, TrackedScalar
 
 @final
 class Dual(TrackedScalar):
@@ -14,7 +14,7 @@ class Dual(TrackedScalar):
     def tangent(self) -> Any: ...
 
 @final
-class DualArray(TrackedArray):
+class DualArray(DuckArray):
     def __init__(self, primal: NDArray[Any], tangent: NDArray[Any] | Sequence[NDArray[Any]]) -> None: ...
     @property
     def tangent(self) -> Any: ...

@@ -24,15 +24,18 @@ from numpy cimport (
 )
 
 from cyad._arguments cimport as_call, unwrap, wrap_all
+from cyad._context cimport (
+    DOUBLE, SINGLE, WEAK, Context, TrackedArray, as_number, below, buffer_over, check_alive, check_storable,
+    context_of, ensure_lanes, escaped, explain, is_array, is_box, is_tracked, lane_of, number, own_copy, plain_value,
+    primal_at, register_types, scalar_fits, wrap_box, wrap_over, write_primal,
+)
+from cyad._elementwise cimport (
+    PushAll, evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes, warn,
+    warn_operator,
+)
 from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_overlap, same_geometry, view_of
-from cyad._tracked cimport (
-    DOUBLE, SINGLE, WEAK, Context, PushAll, TrackedArray, as_number, below, binary, buffer_over, check_alive,
-    check_storable, dispatch, ensure_lanes, escaped, evaluate_arrays, evaluate_scalar, explain, general_elementwise,
-    is_array,    is_box, is_tracked, lane_of, matrix_product, number, own_copy, plain_value, power, primal_at, real_operand,
-    reduced_axes, register_types, scalar_attribute, scalar_fits, warn, wrap_box, wrap_over, write_primal, context_of,
-    modular, warn_operator,
-)
+from cyad._tracked cimport binary, dispatch, modular, power, scalar_attribute
 from cyad.rules._kernels cimport (
     CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, copy_add,
     cyad_has_partials, cyad_partials, cyad_strong, partials_at,
@@ -402,7 +405,7 @@ cdef inline void round_lanes(Dual out) noexcept:
 
 @cython.final
 @cython.no_gc
-cdef class DualArray(TrackedArray):
+cdef class DualArray(DuckArray):
     """An array with its tangents; an ndarray to the code that uses it.
 
     ``DualArray(primal, tangent)`` works on the caller's memory: `primal` is an array of floats, `tangent` one of the same

@@ -13,12 +13,12 @@ Thread safety: as the contexts; no state.
 from cpython.ref cimport PyObject
 from numpy cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS, ndarray
 
-from cyad._redirect cimport current, swap_current
-from cyad._shadow cimport extent_of
-from cyad._tracked cimport (
+from cyad._context cimport (
     TrackedArray, check_alive, context_of, is_active_anywhere, is_array, is_tracked, own_copy, plain_value, primal_at,
     wrap_view,
 )
+from cyad._redirect cimport current, swap_current
+from cyad._shadow cimport extent_of
 
 import functools
 

@@ -1,8 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 from numpy cimport ndarray, npy_intp
 
+from cyad._context cimport Context
 from cyad._shadow cimport Buffer, View
-from cyad._tracked cimport Context
 from cyad.rules._kernels cimport Row
 
 cdef enum:

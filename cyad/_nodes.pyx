@@ -11,8 +11,9 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from numpy cimport NPY_FLOAT, import_array, ndarray, npy_intp
 
+from cyad._context cimport Context, add_to_lane, ensure_lanes, lane_of, plain_value
+from cyad._elementwise cimport NO_GIL_FROM
 from cyad._shadow cimport Buffer, View, broadcast_strides, may_overlap
-from cyad._tracked cimport NO_GIL_FROM, Context, add_to_lane, ensure_lanes, lane_of, plain_value
 from cyad.rules._kernels cimport Row, accumulate, copy_add, multiply_matrices
 
 import numpy as np

@@ -9,13 +9,12 @@ differentiated calls.
 Thread safety: any number of threads may call a primitive; it holds no state but its rules.
 """
 cimport cython
-from cpython.ref cimport PyObject
 from numpy cimport import_array, ndarray
 
+from cyad._context cimport Context, check_alive, context_of, higher, is_tracked, object_operand
 from cyad._redirect cimport current
-from cyad._ruled cimport serve
 from cyad._rulecall cimport Call, annotation, is_simple, opened, part_of
-from cyad._tracked cimport Context, check_alive, context_of, higher, is_tracked, object_operand
+from cyad._ruled cimport serve
 
 import types
 

@@ -15,11 +15,9 @@ from numpy cimport (
 
 from cyad._adjoint cimport Tape, seed
 from cyad._arguments cimport Argument, as_call, wrap_all, write_back
+from cyad._context cimport TrackedArray, context_of, ensure_lanes, is_array, is_tracked, lane_of, plain_value, primal_at
 from cyad._reverse cimport adjoint_value
 from cyad._shadow cimport Buffer, View
-from cyad._tracked cimport (
-    TrackedArray, context_of, ensure_lanes, is_array, is_tracked, lane_of, plain_value, primal_at,
-)
 from cyad.rules._kernels cimport copy_add
 
 import numpy as np

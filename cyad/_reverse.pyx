@@ -8,12 +8,12 @@ from numpy cimport (
 
 from cyad._adjoint cimport Adjoint, AdjointArray, Tape, name_of, seed
 from cyad._arguments cimport as_call, unwrap, wrap_all
+from cyad._context cimport (
+    SINGLE, TrackedArray, is_array, is_float64, is_tracked, lane_of, number, plain_value, real_part,
+)
 from cyad._nodes cimport NONE
 from cyad._redirect cimport current
 from cyad._shadow cimport Buffer, release_blocks
-from cyad._tracked cimport (
-    SINGLE, TrackedArray, is_array, is_float64, is_tracked, lane_of, number, plain_value, real_part,
-)
 
 import numpy as np
 

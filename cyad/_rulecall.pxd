@@ -2,8 +2,8 @@ from libc.stdint cimport uint32_t
 from numpy cimport ndarray
 
 from cyad._adjoint cimport Tape
+from cyad._context cimport Context
 from cyad._shadow cimport View
-from cyad._tracked cimport Context
 
 cdef enum:
     PLAIN = 0     # no value of this context

@@ -29,14 +29,14 @@ from numpy cimport (
 )
 
 from cyad._adjoint cimport Adjoint, Tape
+from cyad._context cimport (
+    Context, TrackedArray, check_conflict, context_of, is_array, is_float64, is_scalar, is_tracked, number, own_copy,
+    plain_value, run_plain, run_primal, wrap_inactive, wrap_view,
+)
 from cyad._dual cimport Dual
 from cyad._nodes cimport NONE, Undo
 from cyad._redirect cimport swap_current
 from cyad._shadow cimport Buffer, extent_of
-from cyad._tracked cimport (
-    Context, TrackedArray, check_conflict, context_of, is_array, is_float64, is_scalar, is_tracked, number, own_copy,
-    plain_value, run_plain, run_primal, wrap_inactive, wrap_view,
-)
 
 import types
 

@@ -23,15 +23,14 @@ from numpy cimport (
 )
 
 from cyad._adjoint cimport Adjoint, Tape
+from cyad._context cimport (
+    SINGLE, TrackedArray, add_to_lane, check_storable, ensure_lanes, is_float64, lane_of, plain_value, run_plain,
+)
 from cyad._dual cimport Dual, ForwardContext
 from cyad._nodes cimport Node, Recording, adjoint_of, lend_lanes
 from cyad._rulecall cimport (
     ARRAY, NUMBER, PLAIN, STRUCTURE, Call, Config, Part, annotation, batched, by_lane, copy_of, kind_of, leaf_of,
     log_writes, new_config, saved_memory, unbatched, view_in, writable, zero_like,
-)
-from cyad._tracked cimport (
-    SINGLE, TrackedArray, add_to_lane, check_storable, ensure_lanes, is_array, is_float64, lane_of, plain_value,
-    run_plain, wrap_inactive,
 )
 
 import numpy as np
@@ -40,15 +39,8 @@ from cyad._rulecall import THROUGH as _THROUGH
 from cyad._matching import shadow_like
 from cyad._structures import flatten, is_leaf, is_structure
 from cyad.activity import (
-    Active,
-    Annotation,
-    BatchDuplicated,
-    BatchDuplicatedNoNeed,
-    BatchMixedDuplicated,
-    Const,
-    Duplicated,
-    DuplicatedNoNeed,
-    MixedDuplicated,
+    Active, Annotation, BatchDuplicated, BatchDuplicatedNoNeed, BatchMixedDuplicated, Const, Duplicated,
+    DuplicatedNoNeed, MixedDuplicated,
 )
 from cyad.errors import ActivityError, MissingRuleError
 from cyad.rules.custom import AUGMENTED, FORWARD, REVERSE, AugmentedReturn
@@ -64,7 +56,6 @@ cdef extern from "numpy/arrayobject.h":
 import_array()
 
 cdef object THROUGH = _THROUGH
-cdef object f64 = np.float64
 cdef tuple NUMBERS = (int, float, complex, np.number, np.ndarray)
 
 # What a return may be taken for, the most likely first.

@@ -31,6 +31,8 @@ from numpy cimport (
 from cyad._adjoint cimport (
     CLEAR, LOAD, NEED_SHIFT, NODE, OP_MASK, STORE, UNDO, VARIABLE, Adjoint, AdjointArray, Record, Tape, stored_buffer,
 )
+from cyad._context cimport is_float64, number
+from cyad._elementwise cimport PushAll
 from cyad._nodes cimport (
     CONSTANT, FREE, NONE, SLOT, AddAt, Elementwise, Extremum, Gather, Link, Matrix, Node, Operand, Product, Scatter,
     Store, Total, Undo, matrix_of, multiply, multiply_add, transposed,
@@ -38,7 +40,6 @@ from cyad._nodes cimport (
 from cyad._redirect cimport current
 from cyad._reverse cimport scalar_result
 from cyad._shadow cimport Block, Buffer, View, broadcast_strides, may_overlap, new_block
-from cyad._tracked cimport PushAll, is_float64, number
 from cyad.rules._kernels cimport (
     CYAD_OP_multiply, accumulate, copy_add, cyad_curved, cyad_has_partials, cyad_has_partials2, cyad_partials, cyad_partials2,
     cyad_strong,

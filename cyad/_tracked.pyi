@@ -10,12 +10,6 @@ from typing import Any, Self, overload, type_check_only
 import numpy as np
 from numpy.typing import NDArray
 
-class Context:
-    @property
-    def level(self) -> int: ...
-    @property
-    def strong(self) -> bool: ...
-
 @type_check_only
 class TrackedScalar(np.float64):
     @property
@@ -41,7 +35,7 @@ class TrackedScalar(np.float64):
     def __pos__(self) -> Self: ...
     def __abs__(self) -> Self: ...
 
-class TrackedArray(np.ndarray[tuple[Any, ...], np.dtype[Any]]):
+class DuckArray(np.ndarray[tuple[Any, ...], np.dtype[Any]]):
     @property
     def primal(self) -> NDArray[Any]: ...
     @property
