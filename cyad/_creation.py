@@ -22,8 +22,8 @@ from numpy.testing.overrides import get_overridable_numpy_array_functions
 
 from cyad import _dispatch, _redirect
 from cyad._arguments import track
-from cyad._dispatch import holds_tracked, is_tracked_value, plain_of
 from cyad._context import objects_of, stack_nested
+from cyad._dispatch import holds_tracked, is_tracked_value, plain_of
 from cyad.errors import MissingRuleError
 from cyad.rules import classification
 
