@@ -18,7 +18,8 @@ MESSAGE = re.compile(r"(?P<file>[^:]+):(?P<line>\d+): (?P<kind>error|note): (?P<
 
 # What stubtest would say although it is meant: that extension types are bases of others can be said to recent checkers
 # only, and the default of a generic field has but one of its types. What is internal and has no stub is not typed.
-MEANT = [r"cyad\._(adjoint|context|tracked)\.(Context|Tape|DuckArray)", r"cyad\.activity\.Mode\.primal", r"cyad\.rules\..*"]
+MEANT = [r"cyad\._(adjoint|context|tracked)\.(Context|Tape|DuckArray)", r"cyad\.activity\.Mode\.primal",
+         r"cyad\.rules\..*"]
 MEANT += [rf"cyad\.{p.stem}\..*" for p in PACKAGE.glob("_*.py") if not p.with_suffix(".pyi").exists()]
 # Adapters to libraries that are not here cannot be imported, nor compared with their stubs.
 MEANT += [rf"cyad\.interop\.{name}" for name in ("autograd", "jax", "torch") if find_spec(name) is None]
