@@ -134,7 +134,8 @@ class Writer:
     def new(self, shape, text):
         name = f"v{next(self.names)}"
         self.line(f"{name} = {text}")
-        frozen = {"diagonal", "broadcast_to", *(v.name for v in self.variables if not v.writable)}
+        frozen = {"diagonal", "broadcast_to", "sliding_window_view"}
+        frozen.update(v.name for v in self.variables if not v.writable)
         self.variables.append(Variable(name, shape, not frozen.intersection(re.findall(r"\w+", text))))
         return self.variables[-1]
 
