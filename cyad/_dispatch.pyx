@@ -7,8 +7,8 @@ inside. What none of these serves raises MissingRuleError; absence never means z
 """
 from cpython.ref cimport PyObject
 from numpy cimport (
-    NPY_DOUBLE, NPY_FLOAT, PyArray_DIMS, PyArray_ISNOTSWAPPED, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_TYPE, import_array,
-    ndarray, npy_intp,
+    NPY_DOUBLE, NPY_FLOAT, PyArray_DIMS, PyArray_ISCONTIGUOUS, PyArray_ISNOTSWAPPED, PyArray_ITEMSIZE, PyArray_NDIM,
+    PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
 from cyad._context cimport (
@@ -362,19 +362,27 @@ def _reduce(ufunc, a, axis=0, dtype=None, keepdims=False, initial=np._NoValue, w
 
 
 def _accumulate(ufunc, a, axis=0, dtype=None):
-    rows = np.moveaxis(a if dtype is None else a.astype(dtype), axis, 0)
-    done = [rows[i] for i in range(min(len(rows), 1))]
-    for i in range(1, len(rows)):
-        done.append(ufunc(done[-1], rows[i]))
-    return np.moveaxis(np.stack(done), 0, axis) if done else a.copy()
+    a = a if dtype is None else a.astype(dtype)
+    out = np.empty_like(a)
+    rows, done = np.moveaxis(a, axis, 0), np.moveaxis(out, axis, 0)
+    total = None
+    for i in range(len(rows)):
+        total = rows[i] if total is None else ufunc(total, rows[i])
+        done[i] = total
+    return out
 
 
 def _reduceat(ufunc, a, indices, axis=0, dtype=None):
     """NumPy: from each index to the next, or the element there if the next is not larger."""
-    rows = np.moveaxis(a if dtype is None else a.astype(dtype), axis, 0)
+    a = a if dtype is None else a.astype(dtype)
     indices = [int(i) for i in np.asarray(plain_value(indices))]
-    parts = [ufunc.reduce(rows[i:j]) if i < j else rows[i] for i, j in zip(indices, [*indices[1:], len(rows)])]
-    return np.moveaxis(np.stack(parts), 0, axis)
+    like = run_plain(np.logical_or.reduceat, (plain_value(a), indices, axis))   # how NumPy would lay out the result
+    axes = sorted(range(like.ndim), key=lambda i: -like.strides[i])
+    out = np.empty_like(a, order="C", shape=[like.shape[i] for i in axes]).transpose(np.argsort(axes))
+    rows, done = np.moveaxis(a, axis, 0), np.moveaxis(out, axis, 0)
+    for k, (i, j) in enumerate(zip(indices, [*indices[1:], len(rows)])):
+        done[k] = ufunc.reduce(rows[i:j]) if i < j else rows[i]
+    return out
 
 
 cdef dict _FOLDS = {"reduce": _reduce, "accumulate": _accumulate, "reduceat": _reduceat}
@@ -562,6 +570,8 @@ cdef object fast_concatenate(object parts, object axis):
                 dims[i] = PyArray_DIMS(first)[i]
         if PyArray_TYPE(arr) != PyArray_TYPE(first) or PyArray_NDIM(arr) != PyArray_NDIM(first) or not PyArray_ISNOTSWAPPED(arr):
             return None
+        if PyArray_NDIM(arr) > 1 and not PyArray_ISCONTIGUOUS(arr):
+            return None   # then the result need not lie in C order
         for i in range(PyArray_NDIM(first)):
             if i != k and PyArray_DIMS(arr)[i] != dims[i]:
                 return None

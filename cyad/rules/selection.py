@@ -27,7 +27,7 @@ def where_rule(condition, x=None, y=None):
     if x is None or y is None:
         refuse("np.where", "one argument", "use np.nonzero")
     plain = type(condition) is np.ndarray and condition.dtype == bool
-    chosen = condition.copy() if plain else np.not_equal(condition, 0)
+    chosen = condition.copy(order="K") if plain else np.not_equal(condition, 0)
     result = np.where(chosen, x, y)
     shape, shapes = result.shape, (shape_of(condition), shape_of(x), shape_of(y))
 
@@ -130,7 +130,12 @@ def permuted(a, axis, ranks):
     axis = axis_of(axis, a.ndim)
     order = ranks(a, axis)
     index = along(a.shape, order, axis)
-    return a[index], gather(a, index, True, a.shape)
+    result = a[index]
+    if a.ndim > 1:
+        # NumPy sorts a copy, which lies in memory as the array does.
+        result, entries = np.empty_like(a), result
+        result[...] = entries
+    return result, gather(a, index, True, a.shape)
 
 
 @structural(np.sort, operands=("a",))

@@ -1,0 +1,102 @@
+"""Results lie in memory as NumPy's do: whether a later reshape is a view, and with it what a write through it changes,
+depends on that."""
+import numpy as np
+import pytest
+
+import cyad
+from cyad import Forward, Reverse
+
+C = np.random.default_rng(3).permutation(np.arange(12.0)).reshape(3, 4) - 3.3
+CUBE = np.random.default_rng(4).permutation(np.arange(48.0)).reshape(3, 4, 4) - 9.4
+OPERANDS = {
+    "C": C, "Fortran": np.asfortranarray(C), "backwards": C[::-1], "stepped": np.repeat(C, 2, axis=1)[:, ::2],
+    "cube": CUBE, "Fortran cube": np.asfortranarray(CUBE), "planes swapped": CUBE.transpose(1, 0, 2),
+    "cube turned": CUBE.transpose(2, 0, 1), "cube turned back": CUBE.transpose(1, 2, 0)[:, ::-1],
+}
+
+# Expressions in x, and those in x and an axis k.
+PLAIN = """
+np.sin(x) | abs(x) | -x | x + 1 | x + x | x * np.ascontiguousarray(x) | np.ascontiguousarray(x) - x | x ** 2 | x ** 3
+x % 2.0 | np.divmod(x, 3.0)[1] | np.modf(x)[0] | np.maximum(x, 1.0) | np.hypot(x, x) | np.logaddexp(x, x[..., :1])
+np.clip(x, -1, 5) | np.where(x > 1, x, 1.0) | np.where(x > 1, x, 2 * x) | np.where(np.array(x > 1, order="C"), x, 0.0)
+np.select([x > 1], [x], 0.0) | np.piecewise(x, [x > 1], [lambda v: 2 * v, lambda v: -v]) | np.nan_to_num(x)
+np.choose((x > 1).astype(int), [x, -x]) | np.add(x, 1, out=np.empty_like(x)) | np.sinc(x) | np.i0(x) | np.fix(x)
+x.copy() | x.copy(order="K") | x.copy(order="A") | x.copy(order="F") | np.copy(x) | x.astype(np.float32) | np.array(x)
+np.asfortranarray(x) | np.ascontiguousarray(x) | np.zeros_like(x) | np.empty_like(x) | np.full_like(x, 2.0)
+x.flatten("K") | x.ravel("K") | x.ravel("F") | x.ravel("A") | x.reshape(-1, 2, order="F") | x.reshape(-1, 2, order="A")
+x.T + 1 | x.swapaxes(0, 1) * 2 | np.moveaxis(x, 0, -1) | np.rot90(x) | np.flip(x) | np.tril(x)
+x[:, None].squeeze() + 1 | x[[0, 2]] | x[:, [0, 1]] | x[..., [0, 1]] | x[np.ix_([0, 1], [1, 0])]
+x[np.arange(2), np.arange(2)] | x[x > 1]
+x[tuple(np.argwhere(x > 1).T)] | np.extract(x > 1, x) | np.einsum("i...->...i", x)
+np.einsum("ij...,kj...->ik...", x, x) | np.tensordot(x, x, (0, 0)) | np.dot(x, x.T) | np.outer(x, x)
+np.kron(x, x) | np.inner(x, x) | np.vecdot(x, x)
+np.tile(x, 2) | np.pad(x, 1) | np.resize(x, (4, 5)) | np.broadcast_to(x, (2, *x.shape)) | np.add.outer(x, x)
+np.vstack([x, x]) | np.hstack([x, x]) | np.dstack([x, x]) | np.vstack([x.T, x.T]) | np.column_stack([x, x])
+np.vstack([x, np.ascontiguousarray(x)]) | np.c_[x, x] | np.r_[x, x] | np.hsplit(x, 2)[0] | np.block([[x, x], [x, x]])
+np.fft.fft2(x) | (x + 1j * x).real | (x + 1j).conj().T.imag | np.interp(x, [0.0, 10, 20], [1.0, 2, 5])
+np.atleast_3d(x) | x @ np.swapaxes(x, -1, -2)
+np.linalg.cholesky(np.eye(x.shape[-2]) * 900 + x @ np.swapaxes(x, -1, -2))
+np.linalg.solve(3 * np.eye(x.shape[-2]), x) | np.linalg.inv(x[..., :3, :3] + 90 * np.eye(3)) | np.linalg.svd(x)[0]
+np.linalg.pinv(x) | np.meshgrid(x[0, ..., 0], x[..., 0, 0])[0] if x.ndim == 3 else x | np.diff(x) | np.trapezoid(x)
+"""
+ALONG = """
+np.sort(x, axis=k) | np.partition(x, 1, axis=k) | sorted_in_place(x, k) | np.cumsum(x, axis=k) | np.cumprod(x, axis=k)
+np.sum(x, axis=k) | np.sum(x, axis=k, keepdims=True) | np.prod(x, axis=k) | np.max(x, axis=k) | np.mean(x, axis=k)
+np.var(x, axis=k) | np.median(x, axis=k) | np.percentile(x, 30, axis=k) | np.diff(x, axis=k) | np.gradient(x, axis=k)
+np.trapezoid(x, axis=k) | np.flip(x, axis=k) | np.roll(x, 1, axis=k) | np.repeat(x, 2, axis=k) | np.expand_dims(x, k)
+np.take(x, [0, 1], axis=k) | np.compress([True, False, True], x, axis=k) | np.delete(x, 0, axis=k)
+np.insert(x, 0, 1.0, axis=k) | np.append(x, x, axis=k) | np.concatenate([x, x], axis=k) | np.stack([x, x], axis=k)
+np.concatenate([x, np.ascontiguousarray(x)], axis=k) | np.unwrap(x, axis=k) | np.nancumsum(x, axis=k)
+np.apply_along_axis(lambda v: 2 * v, k, x) | np.take_along_axis(x, np.zeros((1,) * x.ndim, int), k)
+np.fft.fft(x, axis=k) | np.fft.rfft(x, axis=k) | np.linalg.norm(x, axis=k) | np.logaddexp.reduce(x, axis=k)
+np.add.accumulate(x, axis=k) | np.maximum.accumulate(x, axis=k) | np.logaddexp.accumulate(x, axis=k)
+np.add.reduceat(x, [0, 2], axis=k) | np.multiply.reduceat(x, [0, 1], axis=k) | np.hypot.reduceat(x, [2, 0], axis=k)
+np.subtract.reduce(x, axis=k, keepdims=True) | np.unique(x, axis=k)
+"""
+
+
+def sorted_in_place(x, k):
+    y = x.copy(order="K")
+    y.sort(axis=k)
+    return y
+
+
+def split(text):
+    return [e.strip() for line in text.strip().splitlines() for e in line.split(" | ")]
+
+
+CASES = [(e, 0) for e in split(PLAIN)] + [(e, k) for e in split(ALONG) for k in (0, 1, -1)]
+
+
+def layout(value):
+    """Shape, dtype and, of axes that have a next entry, the strides."""
+    strides = tuple(s if n > 1 else 0 for s, n in zip(value.strides, value.shape, strict=True)) if value.size else ()
+    return value.shape, str(value.dtype), strides
+
+
+@pytest.mark.parametrize("operand", OPERANDS)
+def test_results_lie_in_memory_as_in_the_plain_run(operand):
+    x, other = OPERANDS[operand], []
+    run = 0
+    for expression, k in CASES:
+        code = compile(expression, expression, "eval")
+
+        def f(x, code=code, k=k):
+            return eval(code, {"np": np, "x": x, "k": k, "sorted_in_place": sorted_in_place})
+        try:
+            want = layout(f(x))
+        except (ValueError, IndexError, TypeError):   # of other ranks
+            continue
+        run += 1
+        met = []
+
+        def loss(x, f=f, met=met):
+            met.append(layout(f(x)))
+            return np.sum(x)
+        cyad.gradient(Reverse, loss, x)
+        cyad.gradient(Forward, loss, x)
+        cyad.gradient(Reverse, lambda x, loss=loss: np.sum(cyad.gradient(Reverse, loss, x)[0]), x)
+        if any(m != want for m in met):
+            other.append((expression, k, want, met))
+    assert other == []
+    assert run > 0.9 * len(CASES)
