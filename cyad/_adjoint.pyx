@@ -556,6 +556,7 @@ cdef class Tape(Recording):
     def call(self, f, args, kwargs):
         """Runs the function under this tape: creation functions make its arrays, for this thread only."""
         cdef PyObject* old = swap_current(<PyObject*>self)
+        self.start()
         try:
             return f(*args, **kwargs)
         except (TypeError, ValueError) as error:
@@ -567,6 +568,7 @@ cdef class Tape(Recording):
             raise
         finally:
             swap_current(old)
+            self.stop()
             if type(f) is not FunctionType:
                 release_state(self, f, self.outlives)
 
@@ -1084,6 +1086,7 @@ cdef class Tape(Recording):
             raise MemoryError(f"cannot allocate {self.count * width * 8} bytes of adjoints")
         self.width = width
         self.sweeping = True
+        self.start()
         return 0
 
     cdef int run_sweep(self) except -1:
@@ -1228,6 +1231,7 @@ cdef class Tape(Recording):
 
     cdef int end_sweep(self) except -1:
         cdef Buffer buf
+        self.stop()
         for buf in self.shadowed:
             buf.drop_shadow()
         self.shadowed = []

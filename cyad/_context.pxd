@@ -32,6 +32,9 @@ cdef class Context:
     cdef bint backward   # shadows hold adjoints, which are added to
     cdef Context outer
     cdef object title       # the function of the call, or words for it
+    cdef bint running       # the function of the call runs, or its sweep: NumPy's arrays may be given kept memory
+    cdef bint large         # the call has made large arrays by ordinary NumPy calls
+    cdef object allocator   # while NumPy is given kept memory: what allocated before
 
     cdef TrackedArray new_array(self)
     cdef object elementwise(self, Row row, object x, object y, const double* given)
@@ -50,6 +53,9 @@ cdef class Context:
     cdef int before_overwrite(self, TrackedArray target, object key) except -1
     cdef object variable_scalar(self, object value, tuple lanes)
     cdef object guard(self, object plain)
+    cdef int start(self) except -1
+    cdef int keep_memory(self) except -1
+    cdef int stop(self) except -1
 
 cdef class Scalar:
     # The common head of Adjoint and Dual, which are laid out alike; see _context.pyx.

@@ -24,7 +24,7 @@ from numpy cimport (
 )
 
 from cyad._redirect cimport swap_current
-from cyad._shadow cimport Buffer, View, buffer_of_new, extent_of, new_result, view_of
+from cyad._shadow cimport SMALLEST_KEPT, Buffer, View, buffer_of_new, extent_of, new_result, set_handler, view_of
 from cyad.rules._kernels cimport Row
 
 import opcode
@@ -105,6 +105,28 @@ cdef class Context:
 
     cdef object guard(self, object plain):
         return plain
+
+    # Fresh pages for every large array cost more than what is computed on it. Most calls work on large arrays by their own
+    # loops, in kept memory, or have none: NumPy's allocator is changed only where an ordinary call made one.
+
+    cdef int start(self) except -1:
+        self.running = True
+        if self.large:
+            self.keep_memory()
+        return 0
+
+    cdef int keep_memory(self) except -1:
+        self.large = True
+        if self.running and self.allocator is None:
+            self.allocator = set_handler(None)
+        return 0
+
+    cdef int stop(self) except -1:
+        self.running = False
+        if self.allocator is not None:
+            set_handler(self.allocator)
+            self.allocator = None
+        return 0
 
     cdef object variable_scalar(self, object value, tuple lanes):
         raise NotImplementedError("a context of no mode")
@@ -403,6 +425,8 @@ cdef TrackedArray wrap_over(Context ctx, object prim):
         out.plain = True
     out.prim = prim
     out.place = view_of(buffer_over(out.arr), out.arr)
+    if out.place.buf.nbytes >= SMALLEST_KEPT and ctx.allocator is None:
+        ctx.keep_memory()
     return out
 
 

@@ -1011,6 +1011,7 @@ def run_forward(mode, f, returned, args, kwargs, list named, int width, bint bat
     positional, keywords = as_call(args, kwargs, named, values)
     try:
         old = swap_current(<PyObject*>ctx)
+        ctx.start()
         try:
             result = f(*positional, **keywords)
         except (TypeError, ValueError) as error:
@@ -1018,6 +1019,7 @@ def run_forward(mode, f, returned, args, kwargs, list named, int width, bint bat
             raise
         finally:
             swap_current(old)
+            ctx.stop()
             if type(f) is not FunctionType:
                 release_state(ctx, f, False)
             # Also after an exception: the shadows then hold the tangents of the state that was reached.
@@ -1084,6 +1086,7 @@ def push_lanes(call, list blocks, int width, bint strong=False):
             tuple(block) if is_array(block) else block.tolist()) for leaf, block in zip(call.leaves, blocks)]), width, False)[0]
     try:
         old = swap_current(<PyObject*>ctx)
+        ctx.start()
         try:
             result = f(*values)
         except (TypeError, ValueError) as error:
@@ -1091,6 +1094,7 @@ def push_lanes(call, list blocks, int width, bint strong=False):
             raise
         finally:
             swap_current(old)
+            ctx.stop()
             if type(f) is not FunctionType:
                 release_state(ctx, f, False)
         if is_tracked(result):

@@ -4,6 +4,10 @@ from numpy cimport ndarray, npy_intp
 cdef enum:
     INLINE_DIMS = 4
 
+# From this size on (bytes) memory is kept to be used again.
+cdef enum:
+    SMALLEST_KEPT = 1 << 14
+
 cdef class Block:
     cdef char* data
     cdef Py_ssize_t nbytes
@@ -56,6 +60,7 @@ cdef class View:
 
 cdef Block new_block(Py_ssize_t nbytes, bint zero)
 cdef void trim_blocks() noexcept
+cdef object set_handler(object handler)
 cdef void release_blocks(Py_ssize_t wanted) noexcept
 cdef ndarray new_result(int ndim, npy_intp* dims, int typenum, Py_ssize_t itemsize)
 cdef Buffer buffer_of_new(ndarray arr)

@@ -15,8 +15,8 @@ copy-on-write of whole buffers (quadratic in element loops).
 Thread safety: no state outside the objects; an object belongs to the call that made it.
 """
 cimport cython
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
 from numpy cimport (
     NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, PyArray_DIMS, PyArray_CHKFLAGS, PyArray_Descr, PyArray_DescrFromType,
     PyArray_DATA, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray,
@@ -25,6 +25,7 @@ from numpy cimport (
 
 import_array()
 
+from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport PyObject, PyTypeObject, Py_INCREF
 
 cdef extern from "numpy/arrayobject.h":
@@ -35,6 +36,20 @@ cdef extern from "numpy/arrayobject.h":
     int PyArray_SetBaseObject(ndarray arr, object obj) except -1
     PyArray_Descr* DescrFromType "PyArray_DescrFromType"(int typenum)
 
+    ctypedef struct PyDataMemAllocator:
+        void* ctx
+        void* (*malloc)(void* ctx, size_t size) noexcept
+        void* (*calloc)(void* ctx, size_t count, size_t size) noexcept
+        void* (*realloc)(void* ctx, void* data, size_t size) noexcept
+        void (*free)(void* ctx, void* data, size_t size) noexcept
+
+    ctypedef struct PyDataMem_Handler:
+        char name[127]
+        unsigned char version
+        PyDataMemAllocator allocator
+
+    object PyDataMem_SetHandler(object handler)
+
 
 cdef extern from *:
     """
@@ -42,6 +57,12 @@ cdef extern from *:
     #include <sys/mman.h>
     #endif
     /* What NumPy does for its arrays of 4 MB and more: a page of 2 MB is one page fault where 512 small ones are as many. */
+    #if defined(__GLIBC__)
+    #include <malloc.h>
+    #define cyad_room(data) ((Py_ssize_t)malloc_usable_size(data))
+    #else
+    #define cyad_room(data) ((Py_ssize_t)0)
+    #endif
     static void cyad_huge_pages(char *data, Py_ssize_t nbytes) {
     #if defined(MADV_HUGEPAGE)
         Py_ssize_t skip = (4096 - (Py_ssize_t)((Py_uintptr_t)data % 4096)) % 4096;
@@ -52,13 +73,13 @@ cdef extern from *:
     }
     """
     void huge_pages "cyad_huge_pages"(char* data, Py_ssize_t nbytes) noexcept
+    Py_ssize_t room_of "cyad_room"(void* data) noexcept
 
 
 # Shadow memory that was just let go, to be used again while it is warm: fresh pages cost more than what is computed on them.
 # Under the GIL. `trim_blocks` gives back what exceeds KEPT_BYTES when a sweep ends.
 cdef enum:
     KEPT_BLOCKS = 16
-    SMALLEST_KEPT = 1 << 14
     KEPT_BYTES = 1 << 25
 
 cdef char* kept_data[KEPT_BLOCKS]
@@ -107,6 +128,70 @@ cdef void release_blocks(Py_ssize_t wanted) noexcept:
         free(kept_data[kept_count])
 
 
+cdef bint keep_block(char* data, Py_ssize_t nbytes) noexcept:
+    global kept_count
+    if nbytes < SMALLEST_KEPT or kept_count == KEPT_BLOCKS or data is NULL:
+        return False
+    kept_data[kept_count] = data
+    kept_size[kept_count] = nbytes
+    kept_count += 1
+    return True
+
+
+# The same memory for the arrays that NumPy itself makes, while a call works on large ones by ordinary NumPy calls: a handler as
+# of NEP 49, which NumPy calls under the GIL. An array remembers the handler that its memory came from, so it may outlive the call.
+
+cdef void* kept_malloc(void* ctx, size_t size) noexcept:
+    cdef char* data = take_block(size) if size >= SMALLEST_KEPT else NULL
+    if data is NULL:
+        data = <char*>malloc(size + 8)
+        if data is not NULL:
+            huge_pages(data, size)
+    return data
+
+
+cdef void* kept_calloc(void* ctx, size_t count, size_t size) noexcept:
+    cdef size_t nbytes = count * size
+    cdef char* data = NULL
+    if size != 0 and nbytes // size != count:
+        return NULL
+    if nbytes >= SMALLEST_KEPT:
+        data = take_block(nbytes)
+    if data is not NULL:
+        memset(data, 0, nbytes)
+        return data
+    data = <char*>calloc(1, nbytes + 8)
+    if data is not NULL:
+        huge_pages(data, nbytes)
+    return data
+
+
+cdef void* kept_realloc(void* ctx, void* data, size_t size) noexcept:
+    return realloc(data, size + 8)
+
+
+cdef void kept_free(void* ctx, void* data, size_t size) noexcept:
+    # The size is what the array says of itself by now: the allocator knows better.
+    if data is NULL or room_of(data) < <Py_ssize_t>size + 8 or not keep_block(<char*>data, size):
+        free(data)
+
+
+cdef PyDataMem_Handler kept_handler
+memset(&kept_handler, 0, sizeof(kept_handler))
+memcpy(kept_handler.name, b"cyad", 5)
+kept_handler.version = 1
+kept_handler.allocator.malloc = kept_malloc
+kept_handler.allocator.calloc = kept_calloc
+kept_handler.allocator.realloc = kept_realloc
+kept_handler.allocator.free = kept_free
+cdef object KEPT_HANDLER = PyCapsule_New(&kept_handler, "mem_handler", NULL)
+
+
+cdef object set_handler(object handler):
+    """NumPy's allocator for this thread from now on (None: kept memory); returns the one until now."""
+    return PyDataMem_SetHandler(KEPT_HANDLER if handler is None else handler)
+
+
 @cython.final
 @cython.freelist(64)
 @cython.no_gc
@@ -114,12 +199,7 @@ cdef class Block:
     """Bytes that are let go when the last array over them goes."""
 
     def __dealloc__(self):
-        global kept_count
-        if self.nbytes >= SMALLEST_KEPT and kept_count < KEPT_BLOCKS and self.data is not NULL:
-            kept_data[kept_count] = self.data
-            kept_size[kept_count] = self.nbytes
-            kept_count += 1
-        else:
+        if not keep_block(self.data, self.nbytes):
             free(self.data)
 
 
