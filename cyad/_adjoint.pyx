@@ -175,13 +175,14 @@ cdef class Adjoint:
 
     def __richcmp__(self, other, int op):
         cdef double x = (<Adjoint>self).value, y
-        cdef bint weak = (<Adjoint>self).kind == WEAK, holds
-        if type(other) is Adjoint:
+        cdef int kind = (<Adjoint>self).kind
+        cdef bint weak = kind == WEAK, holds
+        if type(other) is Adjoint and kind != SINGLE and (<Adjoint>other).kind != SINGLE:
             y = (<Adjoint>other).value
             weak = weak and (<Adjoint>other).kind == WEAK
-        elif PyFloat_CheckExact(other):
+        elif PyFloat_CheckExact(other) and kind != SINGLE:
             y = PyFloat_AS_DOUBLE(other)
-        else:
+        else:   # also np.float32, to which NumPy rounds a Python float before it compares
             return PyObject_RichCompare(number(self), plain_value(other), op)
         if op == 0:
             holds = x < y
@@ -325,6 +326,8 @@ cdef inline object scalar_binary(Row row, int op, object left, object right):
         escaped(tape)
     if other > kind:
         kind = other
+    if kind == SINGLE:
+        x, y = <float>x, <float>y   # NumPy rounds a Python float that meets an np.float32 first
     value = evaluate_scalar(op, x, y, kind)
     if not isfinite(value):
         warn_operator(row, x, y, kind)
@@ -623,6 +626,8 @@ cdef class Tape(Recording):
             if other > kind:
                 kind = other
         if given is NULL:
+            if kind == SINGLE:
+                a, b = <float>a, <float>b
             value = evaluate_scalar(row.op, a, b, kind)
             if not isfinite(value):
                 warn(row, a, b, kind)

@@ -189,13 +189,14 @@ cdef class Dual:
 
     def __richcmp__(self, other, int op):
         cdef double x = (<Dual>self).value, y
-        cdef bint weak = (<Dual>self).kind == WEAK, holds
-        if type(other) is Dual:
+        cdef int kind = (<Dual>self).kind
+        cdef bint weak = kind == WEAK, holds
+        if type(other) is Dual and kind != SINGLE and (<Dual>other).kind != SINGLE:
             y = (<Dual>other).value
             weak = weak and (<Dual>other).kind == WEAK
-        elif PyFloat_CheckExact(other):
+        elif PyFloat_CheckExact(other) and kind != SINGLE:
             y = PyFloat_AS_DOUBLE(other)
-        else:
+        else:   # also np.float32, to which NumPy rounds a Python float before it compares
             return PyObject_RichCompare(number(self), plain_value(other), op)
         if op == 0:
             holds = x < y
@@ -381,6 +382,8 @@ cdef inline object scalar_binary(Row row, int op, object left, object right):
         escaped(ctx)
     if other > kind:
         kind = other
+    if kind == SINGLE:
+        x, y = <float>x, <float>y   # NumPy rounds a Python float that meets an np.float32 first
     value = evaluate_scalar(op, x, y, kind)
     if not isfinite(value):
         warn_operator(row, x, y, kind)
@@ -567,6 +570,8 @@ cdef class ForwardContext(Context):
             if other > kind:
                 kind = other
         if given is NULL:
+            if kind == SINGLE:
+                a, b = <float>a, <float>b
             value = evaluate_scalar(row.op, a, b, kind)
             if not isfinite(value):
                 warn(row, a, b, kind)

@@ -3,6 +3,7 @@ from numpy cimport ndarray
 from cyad._context cimport SINGLE, Context
 from cyad.rules._kernels cimport (
     CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, evaluate, evaluate_f32, scalar_pow,
+    scalar_pow_f32,
 )
 
 cdef class PushAll:
@@ -27,7 +28,7 @@ cdef ndarray real_operand(Context ctx, object value, int* typenum)
 cdef object matrix_product(ndarray x, ndarray y, int typenum)
 
 cdef inline double evaluate_scalar(int op, double x, double y, int kind) noexcept:
-    """One number, with NumPy's own value; float32 arithmetic in double rounds to the float32 result for + - * /."""
+    """One number, with NumPy's own value; of float32 operands + - * / in double round to the float32 result."""
     if kind == SINGLE:
         if op == CYAD_OP_add:
             return <float>(x + y)
@@ -37,6 +38,8 @@ cdef inline double evaluate_scalar(int op, double x, double y, int kind) noexcep
             return <float>(x * y)
         if op == CYAD_OP_divide:
             return <float>(x / y)
+        if op == CYAD_OP_power:
+            return scalar_pow_f32(x, y)
         return evaluate_f32(op, x, y)
     if op == CYAD_OP_add:
         return x + y

@@ -5,6 +5,7 @@ result, shadows of arguments that of the argument; and derivatives are those of 
 which the other tests compare with finite differences.
 """
 import math
+import operator
 
 import numpy as np
 import pytest
@@ -242,3 +243,34 @@ def test_without_strong_zeros_the_product_counts():
         shadow = np.zeros(1)
         autodiff(Reverse.with_strong_zero(), f, Active, Duplicated(np.zeros(1), shadow))
         assert shadow[0] == 0.0
+
+
+# ---- float32 meets Python's numbers ---------------------------------------------------------------------------------
+
+MEETING = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.mod, operator.floordiv,
+           operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne, np.maximum, np.hypot,
+           np.arctan2, np.logaddexp, np.copysign, np.fmod, np.less, np.equal]
+
+
+@pytest.mark.parametrize("mode", [Reverse, Forward])
+@pytest.mark.parametrize("op", MEETING, ids=lambda op: op.__name__)
+def test_float32_rounds_what_it_meets_as_numpy_does(op, mode):
+    """0.6 is not np.float32(0.6), and a comparison that says so takes another branch than the plain run."""
+    rng = np.random.default_rng(5)
+    for _ in range(100):
+        c = float(np.round(rng.uniform(0.1, 3.0), int(rng.integers(1, 4))))
+        x = rng.uniform(0.1, 3.0, 2).astype(np.float32)
+        x[0] = rng.choice([x[0], np.float32(c)])
+        x[1] = rng.choice(x)
+
+        def results(x, c=c):
+            return [op(x[0], c), op(c, x[0]), op(x[0], x[1]), op(x[0], f64(c)), op(x[0], f32(c)), op(x[:1], c),
+                    op(c, x[:1]), op(x[0], 2), op(True, x[0]), op(x[0], c * x[1]), op(x[..., 0], c)]
+        met = []
+
+        def f(x, met=met):
+            met.extend(cyad.ignore_derivatives(v) for v in results(x))
+            return np.sum(x)
+        cyad.gradient(mode, f, x)
+        for k, (got, want) in enumerate(zip(met, results(x), strict=False)):
+            assert np.array_equal(got, want) and np.result_type(got) == np.result_type(want), (k, x, c, got, want)
