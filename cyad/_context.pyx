@@ -580,6 +580,7 @@ cdef object real_part(object c):
 
 cdef int add_to_lane(Context ctx, View v, int lane, object c) except -1:
     """Adds a cotangent to the shadow of a view in one lane, through ordinary NumPy calls."""
+    cdef bint fresh = False
     if is_box(v):
         if v.buf.lanes is None:
             v.buf.lanes = [None] * ctx.width
@@ -587,12 +588,19 @@ cdef int add_to_lane(Context ctx, View v, int lane, object c) except -1:
         c = unbroadcast(c, ())   # the number may have been stored into several elements
         v.buf.lanes[lane] = c if old is None else old + c
         return 0
-    ensure_lanes(ctx, v.buf, ctx.width)
+    if v.buf.shadow is NULL and v.buf.lanes is None and ctx.outer is None and ctx.width == 1 and v.is_whole():
+        # The first to add need not add to zeros.
+        v.buf.make_shadow(1, False)
+        fresh = True
+    else:
+        ensure_lanes(ctx, v.buf, ctx.width)
     target = lane_of(v, lane)
     if target.dtype.kind != "c":
         c = real_part(c)
     c = unbroadcast(c, v.shape_tuple())
-    if v.overlaps:
+    if fresh:
+        target[...] = c
+    elif v.overlaps:
         np.add.at(target, Ellipsis, c)
     elif is_array(target):
         target[...] = target + c

@@ -240,6 +240,8 @@ cdef class PartialMaps:
         return self.value
 
     cdef object weigh(self, object c, object t):
+        if type(c) is float and <double>c == 1.0:
+            return t
         if not self.strong:
             return c * t
         with np.errstate(all="ignore"):
