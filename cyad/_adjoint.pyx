@@ -28,7 +28,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 from numpy cimport (
-    NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_ISBEHAVED_RO, PyArray_NDIM, PyArray_TYPE,
+    NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_DATA, PyArray_ISBEHAVED_RO, PyArray_NDIM, PyArray_TYPE,
     import_array, ndarray,
 )
 
@@ -1017,7 +1017,8 @@ cdef class Tape(Recording):
             return 0
         if active:
             buf.active = True
-        if target.plain and (target.place.typenum == NPY_DOUBLE or target.place.typenum == NPY_FLOAT) and (
+        if target.plain and (target.place.typenum == NPY_DOUBLE or target.place.typenum == NPY_FLOAT) and \
+                not (active and target.place.overlaps) and (
                 not active or type(value) is Adjoint or (<TrackedArray>value).place.typenum == target.place.typenum):
             node = Store.__new__(Store)
             node.target = target.place
@@ -1031,6 +1032,8 @@ cdef class Tape(Recording):
         general.target = target.place
         if active:
             general.source = place_of(value)
+            if target.place.overlaps:
+                general.lost = run_plain(written_over, (target.place,))
         return self.add_node(general)
 
     cdef int scatter(self, TrackedArray a, object key, object value) except -1:
@@ -1386,6 +1389,17 @@ cdef inline uint32_t element_number(Py_ssize_t offset, int itemsize) except? 0xF
 
 cdef int unnameable() except -1:
     raise TapeError("an element lies outside what a tape can name (2**32 elements, whole multiples of the item size)")
+
+
+def written_over(View v):
+    """Of a store into a view that names elements more than once: which entries did not last."""
+    cdef ndarray memory = np.zeros(v.buf.nbytes // 8 + 2)
+    marks = v.array_at(<char*>PyArray_DATA(memory), memory)
+    entries, lost = np.arange(v.size).reshape(v.shape_tuple()), False
+    for digits in (entries % (1 << 20), entries >> 20):   # which single precision, too, holds exactly
+        marks[...] = digits
+        lost = lost | (marks != digits)
+    return lost
 
 
 cdef object place_of(object value):

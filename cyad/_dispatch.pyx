@@ -24,6 +24,7 @@ from cyad.rules._kernels cimport Row, lookup
 
 import cmath
 import functools
+import inspect
 import math
 import operator
 import types
@@ -644,8 +645,7 @@ cdef object dispatch(object func, object args, object kwargs):
     ctx = context_among(leaves_of(args, kwargs))
     check_alive(ctx)
     if registry.is_zero(func):
-        return wrap_inactive(ctx, run_primal(ctx, func, primals_of(ctx, args),
-                                             {k: primals_of(ctx, v) for k, v in kwargs.items()}))
+        return without_derivative(ctx, func, args, kwargs)
     reason = classification.reason_of(func) if implementation is not None else None
     if reason is not None and any([is_active_anywhere(v) for v in leaves_of(args, kwargs)]):
         raise MissingRuleError(f"np.{classification.name_of(func)} of an active value: {reason}")
@@ -654,13 +654,41 @@ cdef object dispatch(object func, object args, object kwargs):
             raise MissingRuleError(
                 f"no rule says what the derivative of {_name_of(func)} is; register one (cyad.rules), "
                 "or call it through cyad.inactive if none is wanted")
-        return wrap_inactive(ctx, run_primal(ctx, func, primals_of(ctx, args),
-                                             {k: primals_of(ctx, v) for k, v in kwargs.items()}))
+        return without_derivative(ctx, func, args, kwargs)
     old = swap_current(<PyObject*>ctx)
     try:
         return implementation(*args, **kwargs)
     finally:
         swap_current(old)
+
+
+cdef object without_derivative(Context ctx, object func, object args, object kwargs):
+    """A call on primals. What it is to write into a tracked array is stored there: the derivative of what was there goes."""
+    cdef Py_ssize_t place
+    target = None
+    if is_array(kwargs.get("out")):
+        target, kwargs = kwargs["out"], {**kwargs, "out": None}
+    elif len(args) > 1:
+        place = place_of_out(func)
+        if 0 < place < len(args) and is_array(args[place]):
+            target, args = args[place], (*args[:place], None, *args[place + 1:])
+    out = wrap_inactive(ctx, run_primal(ctx, func, primals_of(ctx, args), {k: primals_of(ctx, v) for k, v in kwargs.items()}))
+    if target is None:
+        return out
+    if target.shape != np.shape(out):
+        raise ValueError(f"output array of shape {target.shape} does not match the result, of shape {np.shape(out)}")
+    np.copyto(target, out)
+    return target
+
+
+@functools.cache
+def place_of_out(func):
+    """Which positional argument `out` is; -1 where there is none."""
+    try:
+        names = list(inspect.signature(func).parameters)
+    except (TypeError, ValueError):
+        return -1
+    return names.index("out") if "out" in names else -1
 
 
 # ---- functions that are neither rules nor composites -------------------------------------------------------------------

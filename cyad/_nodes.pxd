@@ -107,6 +107,7 @@ cdef class AddAt(Node):
     cdef object key
 
 cdef class GeneralStore(Node):
+    cdef object lost        # where target names elements twice: what a later entry of source overwrote, or None
     cdef View target
     cdef object source
 

@@ -721,7 +721,7 @@ cdef class AddAt(Node):
 
 @cython.final
 cdef class GeneralStore(Node):
-    """`target[...] = source` where dtypes differ, or shadows are tracked by an outer differentiation."""
+    """`target[...] = source` where dtypes differ, shadows are tracked by an outer differentiation, or target names elements twice."""
 
     cdef int pullback(self, Recording tape) except -1:
         cdef int lane
@@ -736,6 +736,8 @@ cdef class GeneralStore(Node):
             shadow[...] = 0.0
             if self.source is None:
                 continue
+            if self.lost is not None:
+                g[self.lost] = 0.0
             if type(self.source) is int:
                 tape.adjoints[<size_t>self.source * tape.width + lane] += float(np.sum(np.real(g)))
             else:

@@ -100,3 +100,54 @@ def test_results_lie_in_memory_as_in_the_plain_run(operand):
             other.append((expression, k, want, met))
     assert other == []
     assert run > 0.9 * len(CASES)
+
+
+# ---- views, and writes through results ------------------------------------------------------------------------------
+
+VIEWS = split("""
+np.real(x) | np.asarray(x) | np.array(x, copy=None) | np.array(x, copy=False) | np.require(x)
+np.broadcast_arrays(x, x)[0] | np.split(x, 2, axis=1)[0] | np.array_split(x, 2)[1] | np.vsplit(x[:2], 2)[0]
+np.rollaxis(x, 1) | np.fliplr(x) | np.flipud(x) | np.rot90(x, 2) | x[None] | x[...] | x[()] | x[0] | x[:, 0] | x[::-1]
+x[1:2, 1:2] | x.view() | x.mT | x.diagonal() | np.diagonal(x) | np.diag(x) | x.astype(float, copy=False)
+np.einsum("ij...->ji...", x) | np.unstack(x)[0] | np.einsum("ii->i", x[:3, :3]) | np.einsum("i...", x) | x.flat[:]
+np.take(x, 0, axis=0) | list(x)[1] | next(iter(x))
+np.lib.stride_tricks.sliding_window_view(x, 2, axis=0, writeable=True)[:, 0] | np.broadcast_to(x, x.shape)
+np.copy(x) | np.copyto(x, 1.0) or x | np.put(x, [0, 1], 2.0) or x | np.fill_diagonal(x, 3.0) or x
+np.putmask(x, x > 1, x * 2) or x | np.place(x, x > 1, [1.0, 2.0]) or x | x.partition(1) or x | x.fill(2.0) or x
+np.trim_zeros(x[0]) | np.block([x]) | np.fix(x, out=x) | np.round(x, out=x) | np.round(x, 1, x) | np.isposinf(x, x)
+np.floor(x, out=x) | np.clip(x, -1, 3, out=x) | np.cumsum(x, axis=0, out=x) | np.multiply(x, x, out=x)
+np.sin(x, out=x) | np.maximum(x, 0, out=x) | np.around(x, 1, out=x)
+""")
+
+
+@pytest.mark.parametrize("mode", [cyad.ReverseWithPrimal, cyad.ForwardWithPrimal], ids=["reverse", "forward"])
+@pytest.mark.parametrize("operand", OPERANDS)
+def test_writes_through_results_reach_what_they_reach_in_the_plain_run(operand, mode):
+    """Each result is squared in place: where it is a view, the array changes."""
+    x, run = OPERANDS[operand], 0
+    v = np.empty_like(x)
+    v[...] = np.random.default_rng(6).standard_normal(x.shape)
+    weights = np.cos(np.arange(x.size)).reshape(x.shape)
+    for expression, k in [(e, 0) for e in VIEWS] + CASES:
+        if "empty" in expression:
+            continue
+        code = compile(expression, expression, "eval")
+
+        def f(x, code=code, k=k):
+            z = 1.0 * x
+            y = eval(code, {"np": np, "x": z, "k": k, "sorted_in_place": sorted_in_place})
+            if np.ndim(y) and y.flags.writeable:
+                y[...] = y * y
+            return np.sum(weights * z) + np.sum(np.cos(np.arange(np.size(y))).reshape(np.shape(y)) * np.real(y))
+        try:
+            value = f(x)
+        except (ValueError, IndexError, TypeError):   # of other ranks
+            continue
+        run += 1
+        (derivative,), got = cyad.gradient(mode, f, x)
+        assert got == pytest.approx(value, rel=1e-12, abs=1e-12), (expression, k)
+        fine, coarse = ((f(x + h * v) - f(x - h * v)) / (2 * h) for h in (1e-6, 3e-6))
+        if abs(fine - coarse) < 1e-5 * max(1.0, abs(fine)):
+            scale = max(1.0, abs(fine), np.max(np.abs(derivative)))
+            assert np.sum(derivative * v) == pytest.approx(fine, abs=1e-5 * scale), (expression, k)
+    assert run > 0.85 * (len(VIEWS) + len(CASES))
