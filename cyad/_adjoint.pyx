@@ -25,7 +25,7 @@ from cpython.object cimport PyObject_RichCompare
 from cpython.ref cimport PyObject
 from libc.math cimport isfinite
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from numpy cimport (
     NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_DATA, PyArray_ISBEHAVED_RO, PyArray_NDIM, PyArray_TYPE,
@@ -43,7 +43,7 @@ from cyad._elementwise cimport (
 )
 from cyad._nodes cimport (
     ACTIVE, CONSTANT, FREE, NONE, SLOT, AddAt, Elementwise, Extremum, Gather, GeneralStore, Link, Node, Operand, Product,
-    Recording, Scatter, Store, Total, Undo, lend_lanes,
+    Recording, Scatter, Store, Total, Undo, add_touched, lend_lanes, untouched,
 )
 from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, trim_blocks, view_of
@@ -1083,15 +1083,18 @@ cdef class Tape(Recording):
     # -- sweeping ----------------------------------------------------------------------------------------------------
 
     cdef int start_sweep(self, int width) except -1:
+        cdef size_t i, wanted = <size_t>self.count * width + 1
         if self.closed:
             raise TapeError("this tape has been closed; its memory is gone")
         if self.sweeping:
             raise TapeError("this tape is being swept already")
         self.verify()
         free(self.adjoints)
-        self.adjoints = <double*>calloc(<size_t>self.count * width + 1, sizeof(double))
+        self.adjoints = <double*>malloc(wanted * sizeof(double))
         if self.adjoints is NULL:
-            raise MemoryError(f"cannot allocate {self.count * width * 8} bytes of adjoints")
+            raise MemoryError(f"cannot allocate {wanted * 8} bytes of adjoints")
+        for i in range(wanted):
+            self.adjoints[i] = -0.0   # see `untouched`
         self.width = width
         self.sweeping = True
         self.start()
@@ -1124,6 +1127,8 @@ cdef class Tape(Recording):
                 op = r.op & OP_MASK
                 g = adjoints + <size_t>i * width
                 if op < VARIABLE:
+                    if untouched(g, width):
+                        continue   # a value that nothing came of may have any partial, infinite ones included
                     need = r.op >> NEED_SHIFT
                     x = records[r.a].value if need & 1 else constants[r.a]
                     y = records[r.b].value if need & 2 else constants[r.b]
@@ -1157,8 +1162,8 @@ cdef class Tape(Recording):
                     shadow = self.element_shadow(stored_buffer(r), NULL)
                     if shadow is not NULL:
                         for lane in range(width):
-                            adjoints[<size_t>r.a * width + lane] += \
-                                (<double*>(shadow + lane * self.lane_bytes(stored_buffer(r))))[r.b]
+                            add_touched(adjoints + <size_t>r.a * width + lane,
+                                        (<double*>(shadow + lane * self.lane_bytes(stored_buffer(r))))[r.b])
                             (<double*>(shadow + lane * self.lane_bytes(stored_buffer(r))))[r.b] = 0.0
                 elif op == CLEAR:
                     cached = NONE
@@ -1181,8 +1186,8 @@ cdef class Tape(Recording):
                     shadow = self.element_shadow(stored_buffer(r), NULL)
                     if shadow is not NULL:
                         for lane in range(width):
-                            adjoints[<size_t>r.a * width + lane] += \
-                                (<float*>(shadow + lane * self.lane_bytes(stored_buffer(r))))[r.b]
+                            add_touched(adjoints + <size_t>r.a * width + lane,
+                                        (<float*>(shadow + lane * self.lane_bytes(stored_buffer(r))))[r.b])
                             (<float*>(shadow + lane * self.lane_bytes(stored_buffer(r))))[r.b] = 0.0
                 elif op == CLEAR32:
                     cached = NONE
@@ -1314,7 +1319,7 @@ cdef class Tape(Recording):
                 seed(self, of, 0, 1.0)
             shadows = [None if type(v) is Adjoint else hold_shadow(self, v) for v in wanted]
             self.run_sweep()
-            out = tuple([self.adjoints[(<Adjoint>v).slot] if type(v) is Adjoint and (<Adjoint>v).slot != NONE else
+            out = tuple([self.adjoints[(<Adjoint>v).slot] + 0.0 if type(v) is Adjoint and (<Adjoint>v).slot != NONE else
                          0.0 if type(v) is Adjoint else adjoint_copy(self, v)
                          for v in wanted])
         finally:
@@ -1363,9 +1368,9 @@ cdef bint is_linear(list pulls) except -1:
 
 
 cdef inline double pulled(double g, double partial, unsigned char guarded) noexcept:
-    """g times a partial; for a guarded operation a zero adjoint contributes nothing, whatever the partial."""
+    """g times a partial; for a guarded operation a zero adjoint contributes nothing, whatever the partial. Never -0.0."""
     cdef double c = g * partial
-    return 0.0 if c != c and guarded and g == 0.0 else c
+    return 0.0 if c != c and guarded and g == 0.0 else c + 0.0
 
 
 cdef inline void pull_lanes(double* g, double* target, double partial, int width, unsigned char guarded) noexcept:

@@ -1,3 +1,4 @@
+from libc.math cimport signbit
 from libc.stdint cimport uint32_t, uint64_t
 from numpy cimport ndarray, npy_intp
 
@@ -123,3 +124,16 @@ cdef void matrix_of(Matrix* m, View v, char* base, bint row) noexcept
 cdef Matrix transposed(Matrix m) noexcept
 cdef void multiply(int single, Matrix* x, Matrix* y, Matrix* out) noexcept
 cdef void multiply_add(int single, Matrix* x, Matrix* y, Matrix* out, char* scratch) noexcept
+
+cdef inline bint untouched(const double* adjoints, int width) noexcept:
+    """Whether nothing was ever added to the adjoints of a scalar: they begin as -0.0, which no sum with a contribution is."""
+    cdef int lane
+    for lane in range(width):
+        if adjoints[lane] != 0.0 or not signbit(adjoints[lane]):
+            return False
+    return True
+
+cdef inline void add_touched(double* adjoint, double c) noexcept:
+    """Adds what a shadow holds; zeros there may never have been touched."""
+    if c != 0.0:
+        adjoint[0] += c

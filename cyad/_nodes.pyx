@@ -315,7 +315,7 @@ cdef class Total(Node):
         cdef bint assign = False
         cdef float g32
         cdef char* g
-        if self.out is not None and self.out.buf.shadow is NULL:
+        if self.out.buf.shadow is NULL if self.out is not None else untouched_slot(tape, self.slot):
             return 0
         for i in range(x.ndim):
             if (self.reduced >> i) & 1:
@@ -357,6 +357,8 @@ cdef class Extremum(Node):
         cdef float m32 = <float>self.value
         cdef char* m
         if self.out is None:
+            if untouched_slot(tape, self.slot):
+                return 0
             m = <char*>&m32 if single else <char*>&self.value
         elif self.out.buf.shadow is NULL:
             return 0
@@ -466,7 +468,7 @@ cdef class Product(Node):
 
     cdef int pullback(self, Recording tape) except -1:
         cdef Matrix a, b, g
-        if self.out is not None and self.out.buf.shadow is NULL:
+        if self.out.buf.shadow is NULL if self.out is not None else untouched_slot(tape, self.slot):
             return 0
         matrix_of(&a, self.a, self.a.buf.data, True)
         matrix_of(&b, self.b, self.b.buf.data, False)
@@ -629,12 +631,18 @@ cdef class Link(Node):
         return 0
 
 
+cdef bint untouched_slot(Recording tape, uint32_t slot) noexcept:
+    return untouched(tape.adjoints + <size_t>slot * tape.width, tape.width)
+
+
 cdef object adjoint_of(Recording tape, object place, int lane):
     """The cotangent of a view or slot in one lane; None where nothing has been added."""
     if type(place) is int:
         if place == FREE:
             return None
-        return np.float64(tape.adjoints[<size_t>place * tape.width + lane])
+        if untouched(tape.adjoints + <size_t>place * tape.width, tape.width):
+            return None
+        return np.float64(tape.adjoints[<size_t>place * tape.width + lane] + 0.0)
     return lane_of(<View>place, lane)
 
 

@@ -87,7 +87,7 @@ cdef int turn_shadows(object mode, list named) except -1:
 cdef object adjoint_value(Tape tape, object value, int lane, object primal):
     """The derivative with respect to an Active argument, as the kind of number that the argument is."""
     if type(value) is Adjoint:
-        g = tape.adjoints[<size_t>(<Adjoint>value).slot * tape.width + lane]
+        g = tape.adjoints[<size_t>(<Adjoint>value).slot * tape.width + lane] + 0.0
         return np.float32(g) if (<Adjoint>value).kind == SINGLE else g
     g = lane_of((<TrackedArray>value).place, lane)
     if g is None:
@@ -187,7 +187,7 @@ def plain_gradient(f, tuple args):
                 tape.run_sweep()
             for i in range(n):
                 if type(derivs[i]) is Adjoint:
-                    derivs[i] = tape.adjoints[(<Adjoint>derivs[i]).slot]
+                    derivs[i] = tape.adjoints[(<Adjoint>derivs[i]).slot] + 0.0
         finally:
             tape.end_sweep()
     finally:

@@ -662,7 +662,7 @@ cdef class Ruled(Node):
         if not part.active:
             return zero_like(part.value)
         if part.place is None:
-            return tape.adjoints[<size_t>part.slot * tape.width + lane]
+            return tape.adjoints[<size_t>part.slot * tape.width + lane] + 0.0
         if part.kind == ARRAY:
             lend_lanes(tape, part.place)
             return lane_of(part.place, lane)

@@ -35,7 +35,7 @@ from cyad._context cimport is_float64, number
 from cyad._elementwise cimport PushAll
 from cyad._nodes cimport (
     CONSTANT, FREE, NONE, SLOT, AddAt, Elementwise, Extremum, Gather, Link, Matrix, Node, Operand, Product, Scatter,
-    Store, Total, Undo, matrix_of, multiply, multiply_add, transposed,
+    Store, Total, Undo, matrix_of, multiply, multiply_add, transposed, add_touched, untouched,
 )
 from cyad._redirect cimport current
 from cyad._reverse cimport scalar_result
@@ -208,7 +208,7 @@ cdef class Curvature:
 
     cdef object lane(self, Py_ssize_t i, object shadow, int lane):
         if shadow is None:
-            return self.tape.adjoints[2 * <size_t>(<Adjoint>self.inputs[i]).slot + lane]
+            return self.tape.adjoints[2 * <size_t>(<Adjoint>self.inputs[i]).slot + lane] + 0.0
         return shadow[lane]
 
     cdef int give(self, Buffer buf, bint zero) except -1:
@@ -542,6 +542,8 @@ cdef class Curvature:
                 g = adjoints[2 * <size_t>i]
                 h = adjoints[2 * <size_t>i + 1]
                 if op < VARIABLE:
+                    if untouched(adjoints + 2 * <size_t>i, 2):
+                        continue
                     guarded = tape.strong or cyad_strong[op]
                     need = r.op >> NEED_SHIFT
                     x = records[r.a].value if need & 1 else constants[r.a]
@@ -579,10 +581,10 @@ cdef class Curvature:
                     buf = <Buffer>PyList_GET_ITEM(tape.buffers, stored_buffer(r))
                     if buf.shadow is not NULL:
                         shadow = <double*>buf.shadow + r.b
-                        adjoints[2 * <size_t>r.a] += shadow[0]
+                        add_touched(adjoints + 2 * <size_t>r.a, shadow[0])
                         shadow[0] = 0.0
                         shadow = <double*>(buf.shadow + buf.lane_bytes) + r.b
-                        adjoints[2 * <size_t>r.a + 1] += shadow[0]
+                        add_touched(adjoints + 2 * <size_t>r.a + 1, shadow[0])
                         shadow[0] = 0.0
                 elif op == CLEAR:
                     buf = <Buffer>PyList_GET_ITEM(tape.buffers, r.a)
@@ -699,6 +701,8 @@ cdef class Curvature:
         cdef double seed
         if node.out is not None and node.out.buf.shadow is NULL:
             drop_tangent(node.out.buf)
+            return 0
+        if node.out is None and untouched(self.tape.adjoints + 2 * <size_t>node.slot, 2):
             return 0
         matrix_of(&a, node.a, node.a.buf.data, True)
         matrix_of(&b, node.b, node.b.buf.data, False)

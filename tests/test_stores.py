@@ -3,9 +3,11 @@
 Nested calls, complex numbers, half and extended precision take that path. Reverse is compared with forward mode, which
 shares no code with it there, and forward mode with differences.
 """
+import math
+
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import cyad
 
@@ -126,3 +128,45 @@ def test_other_precisions(write, number, dtype):
     assert got.dtype == dtype
     want = cyad.grad(program(write, number))(x.astype(float))
     assert_allclose(got.astype(float), want, rtol=tolerance, atol=tolerance)
+
+
+# ---- values that nothing came of -------------------------------------------------------------------------------------
+
+def replaced(x):
+    q = 1.0 / x[0]
+    return (q if np.isfinite(q) else 0.0) + x[1]
+
+
+def overwritten_element(x):
+    y = np.zeros(2)
+    y[0] = 1.0 / x[0]
+    y[0] = x[1]
+    return np.sum(y)
+
+
+def dropped(x):
+    ratio = x / x[0]
+    unused = np.sum(ratio), x @ ratio, np.max(ratio), np.hypot(x[0], x[0]), x[0] * math.inf
+    return x[1] * 1.0 if len(unused) == 5 else x[0]
+
+
+@pytest.mark.parametrize("mode", [cyad.Reverse, cyad.Forward])
+@pytest.mark.parametrize("f", [replaced, overwritten_element, dropped])
+def test_values_that_nothing_came_of_may_have_any_partial(f, mode):
+    x = np.array([0.0, 3.0])
+    with np.errstate(all="ignore"):
+        assert_array_equal(cyad.gradient(mode, f, x)[0], [0.0, 1.0])
+        assert_array_equal(cyad.hvp(f, x, np.ones(2)), [0.0, 0.0])
+        both, = cyad.jacobian(mode, lambda x: np.stack([f(x), 2.0 * f(x)]), x)
+        assert_array_equal(both, [[0.0, 1.0], [0.0, 2.0]])
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_zero_that_was_added_is_no_absence(sign):
+    with np.errstate(all="ignore"):
+        assert np.isnan(cyad.gradient(cyad.Reverse, lambda x: sign * np.minimum(1.0, 1.0 / x[0]), np.zeros(1))[0][0])
+
+
+def test_absent_adjoints_are_zeros_without_sign():
+    assert not np.signbit(cyad.gradient(cyad.Reverse, lambda x, y: 2.0 * x, 1.0, 2.0)).any()
+    assert not np.signbit(cyad.grad(lambda x, y: x * 1.0, 1)(1.0, 2.0))
