@@ -330,7 +330,8 @@ cdef inline object scalar_binary(Row row, int op, object left, object right):
         x, y = <float>x, <float>y   # NumPy rounds a Python float that meets an np.float32 first
     value = evaluate_scalar(op, x, y, kind)
     if not isfinite(value):
-        warn_operator(row, x, y, kind)
+        if type(warn_operator(row, x, y, kind)) is complex:
+            return power(left + 0j, right)
     if a == NONE:
         if b == NONE:
             return new_adjoint(tape, NONE, value, kind)

@@ -179,13 +179,13 @@ cdef class Dual:
         return np.matmul(left, right)
 
     def __neg__(self):
-        return (<ForwardContext>self.ctx).elementwise(NEGATIVE, self, None, NULL)
+        return scalar_unary(NEGATIVE, self)
 
     def __pos__(self):
         return self
 
     def __abs__(self):
-        return (<ForwardContext>self.ctx).elementwise(ABSOLUTE, self, None, NULL)
+        return scalar_unary(ABSOLUTE, self)
 
     def __richcmp__(self, other, int op):
         cdef double x = (<Dual>self).value, y
@@ -386,7 +386,8 @@ cdef inline object scalar_binary(Row row, int op, object left, object right):
         x, y = <float>x, <float>y   # NumPy rounds a Python float that meets an np.float32 first
     value = evaluate_scalar(op, x, y, kind)
     if not isfinite(value):
-        warn_operator(row, x, y, kind)
+        if type(warn_operator(row, x, y, kind)) is complex:
+            return power(left + 0j, right)
     if tx is NULL and ty is NULL:
         return new_dual(ctx, value, kind, 0)
     width = ctx.width
@@ -395,6 +396,14 @@ cdef inline object scalar_binary(Row row, int op, object left, object right):
     push_scalar(out.lanes, px, tx, py, ty, width, ctx.strong or cyad_strong[op])
     if kind == SINGLE:
         round_lanes(out)
+    return out
+
+
+cdef object scalar_unary(Row row, Dual x):
+    """An operator of one number: of a Python float it is one (a function of NumPy's is an np.float64)."""
+    out = x.ctx.elementwise(row, x, None, NULL)
+    if x.kind == WEAK and type(out) is Dual:
+        (<Dual>out).kind = WEAK
     return out
 
 

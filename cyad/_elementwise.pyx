@@ -16,7 +16,7 @@ from numpy cimport (
 )
 
 from cyad._context cimport (
-    SINGLE, Context, TrackedArray, check_alive, context_of, higher, is_array, is_complex, is_real_float,
+    SINGLE, WEAK, Context, TrackedArray, check_alive, context_of, higher, is_array, is_complex, is_real_float,
     object_operand, plain_value, primal_at, real_part, run_primal, shape_of, unbroadcast, wrap_inactive,
 )
 from cyad._redirect cimport swap_current
@@ -125,7 +125,12 @@ cdef dict _OPERATORS = {
 
 
 cdef object warn_operator(Row row, double x, double y, int kind):
-    """The same for an operator, of which NumPy says so ("divide by zero encountered in scalar divide")."""
+    """The same for an operator, of which NumPy says so ("divide by zero encountered in scalar divide").
+
+    Python's own floats raise ZeroDivisionError and OverflowError where NumPy's warn, and negative ones have complex powers.
+    """
+    if kind == WEAK:
+        return _OPERATORS[row.name](x, y)
     scalar_type = f32 if kind == SINGLE else f64
     return _OPERATORS[row.name](scalar_type(x), scalar_type(y))
 

@@ -16,7 +16,7 @@ from numpy cimport (
 )
 
 from cyad._context cimport (
-    SINGLE, Context, Scalar, TrackedArray, as_number, check_alive, check_conflict, context_of, escaped,
+    SINGLE, WEAK, Context, Scalar, TrackedArray, as_number, check_alive, check_conflict, context_of, escaped,
     is_active_anywhere, is_array, is_complex, is_real_float, is_scalar, is_tracked, object_operand, own_copy,
     plain_copy, plain_value, run_plain, run_primal, wrap_inactive, wrap_new, wrap_over, wrap_view,
 )
@@ -796,14 +796,21 @@ cdef int store_result(TrackedArray target, object result, str name) except -1:
 cdef object modular(Row row, object function, object left, object right):
     """`//` and `%` of numbers, with the warnings of NumPy's numbers where there may be some."""
     cdef double x, y
-    cdef int kind
-    if not is_array(left) and not is_array(right):
-        a, b = plain_value(left), plain_value(right)
-        if as_number(a, &x, &kind) and as_number(b, &y, &kind) and (y == 0.0 or not isfinite(x) or not isfinite(y)):
-            function(np.float64(a) if type(a) is float else a, np.float64(b) if type(b) is float else b)
-            with np.errstate(all="ignore"):
-                return binary(row, left, right)
-    return binary(row, left, right)
+    cdef int kind, other
+    if is_array(left) or is_array(right):
+        return binary(row, left, right)
+    a, b = plain_value(left), plain_value(right)
+    if not as_number(a, &x, &kind) or not as_number(b, &y, &other):
+        return binary(row, left, right)
+    if y == 0.0 or not isfinite(x) or not isfinite(y):
+        function(a, b)   # of Python's floats this may be an error
+        with np.errstate(all="ignore"):
+            result = binary(row, left, right)
+    else:
+        result = binary(row, left, right)
+    if kind == WEAK and other == WEAK and is_scalar(result):
+        (<Scalar>result).kind = WEAK   # binary works as NumPy's functions do, which return its numbers
+    return result
 
 
 # ---- scalars' attributes --------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 """Ufuncs called in every way NumPy allows: out=, where=, dtype=, casting=, the methods, warnings and np.errstate."""
+import math
 import warnings
 
 import numpy as np
@@ -192,8 +193,8 @@ def caught(function, *args, **policy):
         warnings.simplefilter("always")
         try:
             function(*args)
-        except FloatingPointError as error:
-            return f"FloatingPointError: {error}"
+        except ArithmeticError as error:
+            return f"{type(error).__name__}: {error}"
     return sorted({(w.category.__name__, str(w.message)) for w in met})
 
 
@@ -219,10 +220,44 @@ ON_NUMBERS = "log sqrt exp reciprocal arcsin log1p arctanh sinh square sin divid
 @pytest.mark.parametrize("name", ON_NUMBERS)
 @pytest.mark.parametrize("policy", [{}, {"all": "ignore"}, {"all": "raise"}], ids=str)
 def test_warnings_on_numbers(name, policy):
-    function = WARNING[name]
-    for number in [float(x) for x in ODD] + list(ODD.astype(np.float32)):
-        plain = caught(function, type(number)(number) if type(number) is np.float32 else np.float64(number), **policy)
+    """Python's floats raise ZeroDivisionError and OverflowError where NumPy's numbers warn."""
+    def function(x):
+        return np.real(WARNING[name](x))   # roots of negative Python floats are complex
+    for number in [*map(float, ODD), *ODD, *ODD.astype(np.float32)]:
+        plain = caught(function, number, **policy)
         assert caught(lambda x: cyad.autodiff(cyad.Forward, function, cyad.Duplicated(x, type(x)(1.0))),
                       number, **policy) == plain
         assert caught(lambda x: cyad.autodiff(cyad.Reverse, function, cyad.Active, cyad.Active(x)),
                       number, **policy) == plain
+
+
+OF_PYTHON_FLOATS = [
+    lambda t: 1 / (t - t), lambda t: t / 0, lambda t: t % 0.0, lambda t: t // 0, lambda t: 0.0 ** -t,
+    lambda t: (10 * t) ** 1000, lambda t: (-t) ** (1 / 3), lambda t: (-2.0) ** t, lambda t: t * 1e308 * 1e10,
+    lambda t: t % 0.5 / (t - t), lambda t: t - np.inf, lambda t: abs(-t) // (t - t),
+    lambda t: np.float64(1) / (t - t), lambda t: np.sin(t) / (t - t), lambda t: (t - t) ** -1,
+    lambda t: math.sqrt(t) / (t - t), lambda t: t % np.float64(0), lambda t: (t - t) ** 0, lambda t: -t // 0.3,
+]
+
+
+@pytest.mark.parametrize("mode", [cyad.Forward, cyad.Reverse])
+@pytest.mark.parametrize("k", range(len(OF_PYTHON_FLOATS)))
+def test_python_floats_stay_what_they_are(k, mode):
+    """Code that catches ZeroDivisionError takes the branch of the plain run."""
+    def outcome(t):
+        try:
+            return OF_PYTHON_FLOATS[k](t)
+        except ArithmeticError as error:
+            return f"{type(error).__name__}: {error}"
+    met = []
+    with np.errstate(all="ignore"):
+        want = outcome(1.25)
+        cyad.gradient(mode, lambda t: (met.append(cyad.ignore_derivatives(outcome(t))), 2 * t)[1], 1.25)
+    assert met[0] == want if isinstance(want, str) else np.allclose(met[0], want, rtol=1e-14, equal_nan=True)
+
+
+@pytest.mark.parametrize("mode", [cyad.Forward, cyad.Reverse])
+def test_fractional_powers_of_negative_python_floats_are_complex(mode):
+    def f(t):
+        return abs((-t) ** (1 / 3)) ** 2 + ((-t) ** 0.5).imag
+    assert cyad.gradient(mode, f, 1.25)[0] == pytest.approx((f(1.25 + 1e-6) - f(1.25 - 1e-6)) / 2e-6)
