@@ -4,6 +4,8 @@ The operators (`drivers.py`, `transforms.py`) take what `gradient` takes: severa
 structures, keywords. `Call` hides all of that from them: they see a function of the differentiable leaves, and hand
 back derivatives by leaf.
 """
+from types import FunctionType, ModuleType
+
 import numpy as np
 
 from cyad._annotated import name_of
@@ -165,11 +167,21 @@ class Call:
 
 
 class Restored:
-    """Puts arrays back between runs of a function that may write into its arguments."""
+    """Puts arrays back between runs of a function that may write into its arguments; of a method, also the attributes
+    of its object."""
 
-    def __init__(self, leaves):
+    def __init__(self, leaves, f=None):
         self._kept = [(a, a.copy()) for a in leaves if isinstance(a, np.ndarray) and a.flags.writeable]
+        owner = getattr(f, "__self__", f)
+        self._attributes = None
+        if not isinstance(owner, (type, ModuleType, FunctionType)) and type(getattr(owner, "__dict__", None)) is dict:
+            self._attributes = vars(owner)
+            self._before = dict(self._attributes)
+            self._kept += [(a, a.copy()) for a in self._before.values() if type(a) is np.ndarray and a.flags.writeable]
 
     def restore(self):
+        if self._attributes is not None:
+            self._attributes.clear()
+            self._attributes.update(self._before)
         for a, before in self._kept:
             a[...] = before

@@ -152,7 +152,8 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
 
     An array argument gives an array of its shape and dtype, a float a float, a Const one None where it stands, a
     structure of these (list, dict, dataclass, ...) one like it. In reverse mode one sweep whatever the number of
-    inputs; in forward mode one call of `f` for each `chunk` of inputs (chosen by their size if left out). `f` works on
+    inputs; in forward mode one call of `f` for each `chunk` of inputs (chosen by their size if left out), so there `f`
+    must be a function of its arguments: where it comes to another value in a later call, that is an error. `f` works on
     the arguments themselves: what it overwrites is overwritten, as in a plain call.
 
     ``out``: an array (or a tuple of them, one for each argument) that receives the gradient. ReverseWithPrimal and

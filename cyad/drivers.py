@@ -134,7 +134,7 @@ class Slopes:
     """The gradient of a call as another one, which returns a list with an entry for each leaf."""
 
     def __init__(self, call):
-        self.acts_for = call.acts_for
+        self.acts_for, self.f = call.acts_for, call.f
         self._call, self.leaves, self.fixed, self.annotated = call, call.leaves, call.fixed, call.annotated
         self.__name__ = self.__qualname__ = call.__name__
 

@@ -271,3 +271,51 @@ def test_refusals():
     m = Layer(np.ones(2))
     with pytest.raises(ActivityError, match="same structure"):
         autodiff(Reverse, Duplicated(m, [m.w * 0.0]), Active, Const(X))
+
+
+# ---- functions that keep state, called once for every chunk of inputs ----------------------------------------------
+
+class Counter:
+    def __init__(self):
+        self.calls, self.memory = 0, np.ones(2)
+
+    def run(self, x):
+        self.calls += 1
+        self.memory *= 2.0
+        self.last = self.calls * np.sum(x * x) + np.sum(self.memory)
+        return self.last
+
+
+def test_a_method_finds_its_object_as_it_was_for_every_chunk():
+    counter, x = Counter(), np.arange(5.0)
+    assert_array_equal(cyad.gradient(cyad.Forward, counter.run, x, chunk=2)[0], 2 * x)
+    assert counter.calls == 1 and counter.last == 34.0
+    assert_array_equal(counter.memory, [2.0, 2.0])
+
+
+def drawing():
+    rng = np.random.default_rng(0)
+    return lambda x: np.sum(x * rng.standard_normal(x.shape))
+
+
+def counting():
+    calls = []
+    return lambda x: (calls.append(1), len(calls) * np.sum(x))[1]
+
+
+@pytest.mark.parametrize("make", [drawing, counting])
+def test_a_function_that_comes_to_another_value_is_told_so(make):
+    x = np.ones(5)
+    for run in (lambda f, **chunk: cyad.gradient(cyad.Forward, f, x, **chunk),
+                lambda f, **chunk: cyad.jacobian(cyad.Forward, lambda x: np.stack([f(x)] * 2), x, **chunk),
+                lambda f, **chunk: cyad.hessian(lambda x: f(x) ** 2, x, **chunk)):
+        with pytest.raises(cyad.ActivityError, match="different values.*chunk=5"):
+            run(make(), chunk=2)
+        run(make(), chunk=5)
+
+
+def test_values_that_are_no_numbers_are_no_difference():
+    def f(x):
+        return np.sum(x) * np.inf * 0.0
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(cyad.gradient(cyad.Forward, f, np.ones(3), chunk=1)[0]).all()
