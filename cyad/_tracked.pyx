@@ -722,6 +722,12 @@ class Flat:
         if where and isinstance(where[0], np.ndarray):
             if np.size(value) == 0:
                 return    # so does NumPy
+            if is_array(value) and np.may_share_memory(plain_value(value), plain_value(self.array)) and \
+                    value.dtype == self.array.dtype:
+                # Entry by entry, each read after those before it have been written.
+                for k, index in enumerate(zip(*[np.ravel(w) for w in where])):
+                    self.array[tuple([int(i) for i in index])] = value.flat[k % value.size]
+                return
             if np.ndim(value):
                 # NumPy repeats what is too short and leaves out what is too much.
                 value = np.reshape(np.resize(value, where[0].size), where[0].shape)

@@ -512,3 +512,25 @@ def test_cost_is_that_of_what_is_touched(name, mode):
     once = time.thread_time() - start
     difference = seconds(large, np.zeros_like(large)) - seconds(small, np.zeros_like(small))
     assert difference < 0.3 * once, f"{difference * 1e6:.0f} us more, where reading once takes {once * 1e6:.0f} us"
+
+
+FLAT = {
+    "reversed": lambda x: x.flat.__setitem__(slice(None), x[::-1]),
+    "shifted": lambda x: x.flat.__setitem__(slice(1, None), x[:3]),
+    "picked": lambda x: x.flat.__setitem__([0, 1, 2], x[1:]), "repeated": lambda x: x.flat.__setitem__(slice(None), x[1:3]),
+    "apart": lambda x: x.flat.__setitem__(slice(None), 2 * x),
+}
+
+
+@pytest.mark.parametrize("mode", [cyad.ForwardWithPrimal, cyad.ReverseWithPrimal])
+@pytest.mark.parametrize("name", FLAT)
+def test_flat_takes_overlapping_values_one_after_the_other(name, mode):
+    x, weights = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 10.0, 100.0, 1000.0])
+
+    def f(x):
+        z = 1.0 * x
+        FLAT[name](z)
+        return np.sum(weights * z)
+    (derivative,), value = cyad.gradient(mode, f, x)
+    assert value == f(x)
+    np.testing.assert_allclose(derivative, [f(x + e) - f(x) for e in np.eye(4)], rtol=1e-12)

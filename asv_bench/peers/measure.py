@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 
+LARGE_TOLERANCE = 1e-3   # of differences at the timed size, where there is no derivative by hand to compare with
 SHORTEST_BLOCK, FEWEST_PAIRS, LONG = 1e-3, 3, 1.0  # a derivative that takes longer is timed once
 
 
@@ -61,7 +62,8 @@ def resident(what):
 def cell(library_name, workload_name, size, budget):
     import numpy as np
 
-    from peers.checks import difference_error, fingerprint, tolerance
+    from peers.by_hand import BY_HAND
+    from peers.checks import agree, difference_error, fingerprint, tolerance
     from peers.libraries import LIBRARIES, Unable
     from peers.workloads import WORKLOADS
     workload = WORKLOADS[workload_name]
@@ -83,8 +85,14 @@ def cell(library_name, workload_name, size, budget):
     result, peak = peak_of(run)
     first = time.process_time() - start
     print_ = fingerprint(result)
+    if workload_name not in BY_HAND:
+        error = difference_error(workload, problem, result)
+        if not error <= LARGE_TOLERANCE:
+            return {"kind": "wrong", "error": f"off finite differences by {error:.1e} at size {size}"}
     del result
     times = pairs(run, lambda: f(argument), budget)
+    if not agree(fingerprint(run()), print_):
+        return {"kind": "wrong", "error": "not the same derivative after it was timed"}
     return {"kind": "measured", "ratio": statistics.median(a / b for a, b in times),
             "seconds": statistics.median(a for a, _ in times), "primal": statistics.median(b for _, b in times),
             "first": first, "peak": peak, "pairs": len(times), "fingerprint": print_,
