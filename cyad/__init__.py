@@ -1,4 +1,10 @@
 """cyad: derivatives of NumPy code that already exists."""
+import importlib.util
+
+if importlib.util.find_spec("cyad._shadow") is None:
+    raise ImportError(f"{__path__[0]} is a folder of sources that were not compiled, and comes before an installed "
+                      "cyad: run Python from another folder, or compile here with `pip install -e .`")
+
 from cyad import _creation, rules  # noqa: F401  (_creation catches the calls of existing code)
 from cyad._adjoint import Adjoint, AdjointArray, Tape
 from cyad._dual import Dual, DualArray

@@ -517,7 +517,8 @@ def test_cost_is_that_of_what_is_touched(name, mode):
 FLAT = {
     "reversed": lambda x: x.flat.__setitem__(slice(None), x[::-1]),
     "shifted": lambda x: x.flat.__setitem__(slice(1, None), x[:3]),
-    "picked": lambda x: x.flat.__setitem__([0, 1, 2], x[1:]), "repeated": lambda x: x.flat.__setitem__(slice(None), x[1:3]),
+    "picked": lambda x: x.flat.__setitem__([0, 1, 2], x[1:]),
+    "repeated": lambda x: x.flat.__setitem__(slice(None), x[1:3]),
     "apart": lambda x: x.flat.__setitem__(slice(None), 2 * x),
 }
 
