@@ -20,7 +20,7 @@ from cyad._context cimport (
     object_operand, plain_value, primal_at, real_part, run_primal, shape_of, unbroadcast, wrap_inactive,
 )
 from cyad._redirect cimport swap_current
-from cyad._shadow cimport new_result
+from cyad._shadow cimport SMALLEST_KEPT, new_result
 from cyad.rules._kernels cimport Row, evaluate_array, multiply_matrices
 
 import operator
@@ -72,6 +72,9 @@ cdef ndarray evaluate_arrays(Row row, int typenum, ndarray x, double xn, ndarray
     cdef npy_intp itemsize = 4 if single else 8
     cdef bint direct = True
     cdef float x32, y32
+    cdef npy_intp dims[64]
+    cdef npy_intp nbytes
+    cdef int i
     if ndim == 0 or (x is not None and y is not None and PyArray_NDIM(y) == 0):
         return None
     if x is not None and y is not None:
@@ -92,15 +95,38 @@ cdef ndarray evaluate_arrays(Row row, int typenum, ndarray x, double xn, ndarray
                 <char*>PyArray_DATA(out), itemsize):
             return out
     result = None
-    if PyArray_SIZE(shaped) * itemsize >= 1 << 14 and row.nin == 2 and (x is None or y is None or direct_shapes(x, y)):
-        # The result has this shape: in kept memory, NumPy need not ask for fresh pages.
-        result = new_result(ndim, PyArray_DIMS(shaped), typenum, itemsize)
+    ndim = broadcast_dims(x, y, dims)
+    nbytes = itemsize
+    for i in range(ndim):
+        nbytes *= dims[i]
+    if row.nin == 2 and nbytes >= SMALLEST_KEPT and ndim >= 0:
+        # In kept memory: NumPy need not ask for fresh pages.
+        result = new_result(ndim, dims, typenum, itemsize)
         row.ufunc(xn if x is None else x, yn if y is None else y, result)
     elif row.nin == 1:
         result = row.ufunc(x)
     else:
         result = row.ufunc(xn if x is None else x, yn if y is None else y)
     return result if type(result) is np.ndarray and PyArray_TYPE(<ndarray>result) == typenum else None
+
+
+cdef int broadcast_dims(ndarray x, ndarray y, npy_intp* dims) noexcept:
+    """The shape of a result that lies in C order; -1 where it may lie otherwise (as the operands do), or is an error."""
+    cdef ndarray a = x if x is not None else y, b = y if y is not None else x
+    cdef int i, j, ndim
+    if not PyArray_ISCONTIGUOUS(a) or not PyArray_ISCONTIGUOUS(b):
+        return -1
+    if PyArray_NDIM(a) < PyArray_NDIM(b):
+        a, b = b, a
+    ndim = PyArray_NDIM(a)
+    for i in range(ndim):
+        dims[i] = PyArray_DIMS(a)[i]
+        j = i - (ndim - PyArray_NDIM(b))
+        if j >= 0 and PyArray_DIMS(b)[j] != dims[i]:
+            if dims[i] != 1 and PyArray_DIMS(b)[j] != 1:
+                return -1
+            dims[i] = PyArray_DIMS(b)[j] if dims[i] == 1 else dims[i]
+    return ndim
 
 
 cdef bint direct_shapes(ndarray x, ndarray y) noexcept:

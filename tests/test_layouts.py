@@ -102,6 +102,30 @@ def test_results_lie_in_memory_as_in_the_plain_run(operand):
     assert run > 0.9 * len(CASES)
 
 
+LARGE = np.random.default_rng(7).standard_normal((60, 80)) + 3.0    # kept memory begins at 16 KB
+SPREAD = split("""
+x + x | 2.0 * x | -x | np.sin(x) | x ** 2 | x - np.ascontiguousarray(x) | np.ascontiguousarray(x) * x | x * x[0] | x[0] - x
+x / x[:, :1] | x[:1] / x[:, :1] | np.maximum(x, 1.0) | np.where(x > 0, x, 1.0) | (2.0 * x.T).T
+x[None] * x[:2, None] | x[:, 0] * x[:, :1] | x - x.mean(axis=0) | np.exp(x) + x | x.copy(order="K") / 3.0
+""")
+
+
+@pytest.mark.parametrize("operand", ["C", "Fortran", "backwards", "stepped"])
+def test_large_results_lie_in_memory_as_in_the_plain_run(operand):
+    x = {"C": LARGE, "Fortran": np.asfortranarray(LARGE), "backwards": LARGE[::-1],
+         "stepped": np.repeat(LARGE, 2, axis=1)[:, ::2]}[operand]
+    for expression in SPREAD:
+        code, met = compile(expression, expression, "eval"), []
+
+        def loss(x, code=code, met=met):
+            met.append(layout(eval(code, {"np": np, "x": x})))
+            return np.sum(x)
+        loss(x)
+        cyad.gradient(Reverse, loss, x)
+        cyad.jvp(loss, (x,), (x,))
+        assert met[1:] == met[:1] * 2, expression
+
+
 # ---- views, and writes through results ------------------------------------------------------------------------------
 
 VIEWS = split("""
