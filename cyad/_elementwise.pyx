@@ -262,6 +262,7 @@ cdef class PartialMaps:
 
     cdef object partial, x, y, out, shape, operand_shape, value
     cdef bint strong, real_operand
+    cdef bint both   # strong: a coefficient of zero counts like a seed of zero
 
     cdef object coefficient(self):
         # Evaluated when first needed (a reverse sweep may never get here), once for all lanes.
@@ -273,10 +274,7 @@ cdef class PartialMaps:
     cdef object weigh(self, object c, object t):
         if type(c) is float and <double>c == 1.0:
             return t
-        if not self.strong:
-            return c * t
-        with np.errstate(all="ignore"):
-            return _strong_product(c, t)
+        return strong_product(c, t, self.both) if self.strong else c * t
 
     def push(self, t):
         c = self.weigh(self.coefficient(), t)
@@ -360,12 +358,61 @@ cdef object _direction(object x, object size):
     return x / np.where(plain_value(size) == 0, 1.0, size)
 
 
-cdef object _strong_product(object c, object t):
-    """c * t with 0 wherever t is 0, also where c is inf or nan."""
-    zero = np.equal(plain_value(t), 0)
-    if np.ndim(t) == 0 and np.ndim(c) == 0:
-        return t if zero else c * t
-    return np.where(zero, 0.0, c * t) if np.any(zero) else c * t
+cdef object strong_product(object c, object t, bint both):
+    """c * t with 0 wherever t is 0 (`both`: or c is), whatever the other is: inf or nan.
+
+    What outer differentiations see is a product like any other, also where t happens to be 0. Only where c is not finite
+    either is it an operation of its own: its derivatives c' t and c t' are products of this kind again.
+    """
+    cdef Context ctx = higher(context_of(c), context_of(t))
+    cdef PyObject* old
+    cdef list pushes = [], pulls = [], operands = [], reads = []
+    cdef tuple maps
+    cdef bint seed
+    with np.errstate(all="ignore"):
+        if ctx is None:
+            return _plain_strong_product(c, t, both)
+        if not np.any(np.equal(plain_value(t), 0)) and np.all(np.isfinite(plain_value(c))) and (
+                not both or np.all(np.isfinite(plain_value(t)))):
+            return c * t
+    check_alive(ctx)
+    # As in nested_partial: memory of this context is restored before it is read.
+    cp = primal_at(ctx, c) if context_of(c) is ctx else ctx.guard(c)
+    tp = primal_at(ctx, t) if context_of(t) is ctx else ctx.guard(t)
+    old = swap_current(<PyObject*>ctx.outer if ctx.outer is not None else NULL)
+    try:
+        out = strong_product(cp, tp, both)
+    finally:
+        swap_current(old)
+    for seed, v, own, other in ((False, c, cp, tp), (True, t, tp, cp)):
+        if ctx.is_active(v):
+            maps = factor_maps(other, own, shape_of(out), both or not seed)
+            operands.append(v)
+            pushes.append(maps[0])
+            pulls.append(maps[1])
+            reads.append(c if seed else t)
+    return ctx.link(out, operands, pushes, pulls, (reads, False)) if operands else wrap_inactive(ctx, out)
+
+
+def seed_product(c, t):
+    """A strong product for rules: a seed t of zero contributes nothing."""
+    return strong_product(c, t, False)
+
+
+cdef tuple factor_maps(object factor, object operand, object shape, bint both):
+    """The maps of a strong product in one factor, given the other."""
+    cdef PartialMaps maps = PartialMaps.__new__(PartialMaps)
+    maps.value, maps.shape, maps.operand_shape = factor, shape, shape_of(operand)
+    maps.strong, maps.both, maps.real_operand = True, both, not is_complex(plain_value(operand))
+    return maps.push, maps.pull
+
+
+cdef object _plain_strong_product(object c, object t, bint both):
+    out = c * t
+    zero = np.equal(t, 0) | np.equal(c, 0) if both else np.equal(t, 0)
+    if np.ndim(out) == 0:
+        return out if out == out or not zero else t if t == 0 else c
+    return np.where(zero, 0.0, out) if np.any(zero) else out
 
 
 # ---- what the hot reductions and products share -----------------------------------------------------------------------

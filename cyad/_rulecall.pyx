@@ -42,6 +42,7 @@ import types
 
 import numpy as np
 
+from cyad._elementwise import seed_product
 from cyad._structures import flatten, is_leaf, is_structure
 from cyad.activity import (
     Active,
@@ -616,7 +617,7 @@ cdef class Call:
                     return combined
             for k, value in columns:
                 maps = Partials([own_memory(row, k) if self.ctx.backward else row[k] for row in rows], out, value,
-                                self.ctx.strong)
+                                seed_product if self.ctx.strong else None)
                 pushes.append(maps.push)
                 pulls.append(maps.pull)
             return self.ctx.link(out, operands, pushes, pulls, ([], False))

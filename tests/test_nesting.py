@@ -3,6 +3,7 @@
 Oracles share no formula with cyad: derivatives of one number by Cauchy's integral over plain runs on complex numbers,
 everything else by central differences of plain runs, or by hand.
 """
+import functools
 import itertools
 import math
 
@@ -440,3 +441,76 @@ def test_a_power_with_an_exponent_that_is_one_number():
         got, = cyad.autodiff(cyad.Forward, slopes, cyad.Duplicated(x, v))
         h = 1e-5
         np.testing.assert_allclose(got, (slopes(x + h * v) - slopes(x - h * v)) / (2 * h), rtol=1e-7, atol=1e-8)
+
+
+# ---- where an inner tangent or adjoint is zero -----------------------------------------------------------------------
+
+def complex_residual(x):
+    return np.sum((np.sqrt(x + 1j).real - np.sqrt(np.array([0.4, 1.0]) + 1j).real) ** 2)
+
+
+# At a stationary point, or with residuals of zero, what an inner derivative multiplies is 0, and its derivative is not.
+STATIONARY = {
+    "square": (lambda x: np.sum((x**2 - np.array([4.0, 1.0])) ** 2), [2.0, 1.0]),
+    "power": (lambda x: np.sum((x**1.5 - np.array([4.0, 1.0]) ** 0.75) ** 2), [2.0, 1.0]),
+    "exponent": (lambda x: np.sum((2.0**x - np.array([4.0, 1.0])) ** 2), [2.0, 0.0]),
+    "both": (lambda x: (x[0] ** x[1] - 8.0) ** 2 * x[1], [2.0, 3.0]),
+    "float_power": (lambda x: np.sum((np.float_power(x, 2.5) - 1.0) ** 2 * x[0]), [1.0, 1.0]),
+    "sqrt": (lambda x: np.sum(np.sqrt(1.0 + x**2)), [0.0, 1.0]),
+    "cbrt": (lambda x: np.sum(np.cbrt(1.0 + x**2) * (x - x[1])), [0.0, 1.0]),
+    "norm": (lambda x: np.linalg.norm(1.0 + (x - 1.0) ** 2), [1.0, 1.0]),
+    "numbers": (lambda x: math.sqrt(1.0 + x[0] * x[0]) + math.pow(1.0 + x[1] * x[1], 1.5) * x[0], [0.0, 0.0]),
+    "least squares": (lambda x: np.sum((np.sqrt(np.outer(x, [1.0, 2.0]) ** 3) - np.sqrt([[1.0, 8.0]] * 2)) ** 2),
+                      [1.0, 1.0]),
+    "chosen": (lambda x: np.sum(np.where(x > 0.5, np.sqrt(x) * (x - 1.0), 0.0) ** 2), [1.0, 0.25]),
+    "complex": (complex_residual, [0.4, 1.0]),
+}
+
+
+@pytest.mark.parametrize("strong", [False, True], ids=["weak", "strong"])
+@pytest.mark.parametrize("name", STATIONARY)
+def test_second_derivatives_where_the_first_is_zero(name, strong):
+    f, x = STATIONARY[name][0], np.array(STATIONARY[name][1])
+    modes = [m.with_strong_zero() if strong else m for m in MODES]
+    want = gradient_by_differences(lambda x: gradient(Reverse, f, x)[0], x)
+    for outer, inner in itertools.product(modes, repeat=2):
+        assert_allclose(cyad.jacobian(outer, slope(f, inner), x)[0], want, rtol=1e-7, atol=1e-7)
+    assert_allclose(cyad.hessian(f, x), want, rtol=1e-7, atol=1e-7)
+    assert_allclose([cyad.hvp(f, x, v) for v in np.eye(2)], want, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("strong", [False, True], ids=["weak", "strong"])
+@pytest.mark.parametrize("name", STATIONARY)
+def test_third_derivatives_where_the_first_is_zero(name, strong):
+    f, x = STATIONARY[name][0], np.array(STATIONARY[name][1])
+    modes = [m.with_strong_zero() if strong else m for m in MODES]
+
+    def hessian(x, outer=Reverse, inner=Reverse):
+        return cyad.jacobian(outer, lambda x: gradient(inner, f, x)[0], x)[0]
+
+    want = np.moveaxis(gradient_by_differences(hessian, x), 0, -1)
+    for outer, middle, inner in itertools.product(modes, repeat=3):
+        T = cyad.jacobian(outer, functools.partial(hessian, outer=middle, inner=inner), x)[0]
+        assert_allclose(T, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("mix", mixes(2, 3))
+def test_where_the_partial_is_infinite_a_zero_contributes_nothing_at_any_order(mix):
+    def chosen(x):
+        return np.where(x > 0.5, np.sqrt(x) * 4.0, x[0]).sum()
+
+    H = chosen
+    for mode in reversed(mix):
+        H = functools.partial(lambda mode, f, x: cyad.jacobian(mode.with_strong_zero(), f, x)[0], mode, H)
+    want = np.zeros((2,) * len(mix))
+    want[(0,) * len(mix)] = (-1.0, 1.5)[len(mix) - 2]
+    assert_allclose(H(np.array([1.0, 0.0])), want, atol=1e-14)
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+def test_easy_rules_where_the_seed_is_zero(mix):
+    cube_root = cyad.primitive(lambda x: np.cbrt(x))
+    cyad.rules.easy_rule(cube_root)(lambda out, x: ((np.diag(1.0 / (3.0 * out * out)),),))
+    outer, inner = (mode.with_strong_zero() for mode in mix)
+    H, = cyad.jacobian(outer, slope(lambda x: np.sum((cube_root(x) - 2.0) ** 2), inner), np.full(2, 8.0))
+    assert_allclose(H, np.eye(2) / 72.0, rtol=1e-12)

@@ -57,14 +57,15 @@ def checked_rows(rows, out, values, given):
 class Partials:
     """Pushforward and pullback of one argument, from the partial derivatives of every result in it."""
 
-    __slots__ = ("dims", "ndim", "partials", "several", "strong")
+    __slots__ = ("dims", "ndim", "partials", "product", "several")
 
-    def __init__(self, partials, out, value, strong):
+    def __init__(self, partials, out, value, product=None):
+        """`product`: how a partial is multiplied by a seed where a seed of zero contributes nothing (strong zero)."""
         self.several = isinstance(out, (tuple, list))
         self.partials = partials
         self.dims = [np.ndim(o) for o in (out if self.several else (out,))]
         self.ndim = np.ndim(value)
-        self.strong = strong
+        self.product = product
 
     def push(self, t):
         """The tangents of the results; what has none gets a zero that broadcasts."""
@@ -85,12 +86,11 @@ class Partials:
     def _contract(self, p, v, out_ndim, back):
         """p, of shape out + in, contracted with v over the axes of out (back) or of in."""
         axes = out_ndim if back else self.ndim
-        if self.strong:
+        if self.product is not None:
             # A zero contributes nothing, also where the partial derivative is infinite.
-            wide = np.reshape(v, np.shape(v) + (1,) * self.ndim) if back else v
-            terms = np.where(np.equal(wide, 0.0), 0.0, p * wide)
+            terms = self.product(p, np.reshape(v, np.shape(v) + (1,) * self.ndim) if back else v)
             over = tuple(range(out_ndim)) if back else tuple(range(out_ndim, out_ndim + self.ndim))
-            return np.sum(terms, axis=over) if over else terms[()]
+            return np.sum(terms, axis=over) if over else terms
         if axes == 0:
             return p * v
         if out_ndim + self.ndim == axes:
