@@ -514,3 +514,17 @@ def test_easy_rules_where_the_seed_is_zero(mix):
     outer, inner = (mode.with_strong_zero() for mode in mix)
     H, = cyad.jacobian(outer, slope(lambda x: np.sum((cube_root(x) - 2.0) ** 2), inner), np.full(2, 8.0))
     assert_allclose(H, np.eye(2) / 72.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mix", mixes(2, 3, 4))
+def test_functions_at_zero_that_are_smooth_there(mix):
+    """Formulas for their partials divide by x, or go through its absolute value."""
+    special = pytest.importorskip("scipy.special")
+    n = len(mix)
+    for f, orders in ((np.i0, (0.5, 0.0, 0.375)), (special.i0, (0.5, 0.0, 0.375)), (special.i1, (0.0, 0.375, 0.0)),
+                      (special.j0, (-0.5, 0.0, 0.375)), (special.j1, (0.0, -0.375, 0.0)),
+                      (np.sinc, (-np.pi**2 / 3, 0.0, np.pi**4 / 5)),
+                      (lambda x: np.kaiser(5, x)[1], (-0.125, 0.0, 0.2109375))):
+        assert_allclose(differentiated(f, mix)(0.0), orders[n - 2], atol=1e-12)
+    for f in (special.xlogy, lambda x, y: special.xlog1py(x, y - 1.0)):
+        assert_allclose(differentiated(lambda t: f(t, 2.0 + t), mix)(0.0), (1.0, -0.75, 1.0)[n - 2], atol=1e-13)  # noqa: B023

@@ -227,6 +227,8 @@ CASES = [
     call(np.interp, real(7) * 9, KNOTS[::-1] * 1.1, real(4), period=5.0),
     call(np.interp, real(3), KNOTS[:1], real(1)),
     call(np.sinc, A), call(np.sinc, np.array([0.0, 1e-3, 0.2, 0.318, 0.32, 2.5])), call(np.sinc, f32(3)),
+    call(np.i0, A), call(np.i0, np.array([0.0, 1e-3, -7.0, 24.999, 25.001, -30.0])),
+    call(np.i0, f32(3)), call(np.i0, 0.7),
 
     *(call(f, x, *args, **kwargs)
       for f in (np.fft.fft, np.fft.ifft, np.fft.rfft, np.fft.irfft, np.fft.hfft, np.fft.ihfft)
