@@ -59,6 +59,14 @@ def register_custom(overridden):
     register_overridden(overridden)
 
 
+def bottom(value):
+    """What rules see of a duck array when they choose their method."""
+    return plain_value(value)
+
+
+registry.plain = bottom
+
+
 # ---- ufuncs ----------------------------------------------------------------------------------------------------------
 
 cdef object multiple_outputs(object ufunc, Row row, object x, object y):

@@ -528,3 +528,60 @@ def test_functions_at_zero_that_are_smooth_there(mix):
         assert_allclose(differentiated(f, mix)(0.0), orders[n - 2], atol=1e-12)
     for f in (special.xlogy, lambda x, y: special.xlog1py(x, y - 1.0)):
         assert_allclose(differentiated(lambda t: f(t, 2.0 + t), mix)(0.0), (1.0, -0.75, 1.0)[n - 2], atol=1e-13)  # noqa: B023
+
+
+# ---- determinants of singular matrices -------------------------------------------------------------------------------
+
+def expanded(a):
+    """The determinant as a polynomial."""
+    if a.ndim > 2:
+        return np.stack([expanded(m) for m in a])
+    if len(a) == 1:
+        return a[0, 0]
+    rest = [np.concatenate([a[1:, :j], a[1:, j + 1:]], axis=1) for j in range(len(a))]
+    return sum((-1) ** j * a[0, j] * expanded(rest[j]) for j in range(len(a)))
+
+
+def of_rank(n, rank, *, small=0.0, seed=0):
+    """An n by n matrix whose singular values are 1, 2, ... and then `small`."""
+    rng = np.random.default_rng(seed + n)
+    u, v = (np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2))
+    return (u * np.where(np.arange(n) < rank, np.arange(1.0, n + 1), small)) @ v
+
+
+SINGULAR = {
+    "ones": np.ones((2, 2)), "zero": np.zeros((3, 3)), "regular": of_rank(3, 3),
+    "integers": np.arange(9.0).reshape(3, 3),
+    **{f"rank {r} of {n}": of_rank(n, r) for n in (3, 4) for r in range(n)},
+    **{f"nearly {r}, {small:g}": of_rank(4, r, small=small) for r in (2, 3) for small in (1e-3, 1e-6, 1e-12, 1e-200)},
+    "stacked": np.stack([of_rank(3, r) for r in range(4)]), "one": np.zeros((1, 1)),
+}
+
+
+@pytest.mark.parametrize("mix", [*mixes(2), (Forward, Reverse, Reverse), (Reverse, Forward, Forward)])
+@pytest.mark.parametrize("name", SINGULAR)
+def test_determinants_of_singular_matrices(name, mix):
+    a = SINGULAR[name]
+    rng = np.random.default_rng(1)
+    directions = rng.standard_normal((2, *a.shape))
+
+    def along(det):
+        def line(t):
+            return np.sum(np.sin(1.0 + det(a + t * directions[0] + t * t * directions[1])))
+        return differentiated(line, mix)(0.0)
+
+    assert_allclose(along(np.linalg.det), along(expanded), rtol=1e-9, atol=1e-9)
+
+
+def test_the_hessian_of_a_determinant():
+    H = cyad.hessian(lambda x: np.linalg.det(np.array([[x[0], x[1]], [x[1], x[0]]])), np.ones(2))
+    assert_allclose(H, np.diag([2.0, -2.0]), atol=1e-14)
+    a = of_rank(8, 6)
+    H = cyad.hessian(np.linalg.det, a)
+    assert_allclose(np.einsum("ijij->ij", H), 0.0, atol=1e-9)
+    minor = np.linalg.det(a[2:, 2:])
+    assert_allclose([H[0, 0, 1, 1], H[0, 1, 1, 0]], [minor, -minor], rtol=1e-9)
+    z = of_rank(3, 1) + 1j * np.outer([1.0, 2.0, 0.5], of_rank(3, 1)[0])
+    got, want = (cyad.hessian(lambda x: det(z * x[0] + x[1] * np.diag([1j, 2.0, 0.5])).real, np.array([1.0, 0.0]))  # noqa: B023
+                 for det in (np.linalg.det, expanded))
+    assert_allclose(got, want, atol=1e-10)

@@ -15,6 +15,7 @@ import math
 
 import numpy as np
 
+from cyad.rules import registry
 from cyad.rules.reductions import others
 from cyad.rules.registry import structural
 from cyad.rules.shapes import (
@@ -147,13 +148,74 @@ def inv_rule(a):
     return inverse, lambda k: (push, pull)
 
 
+# Singular values that are smaller than this share of the largest are kept from being divided by.
+SEPARATE = 1e-4
+MINORS = 6    # up to this size cofactors by their definition are worth what they cost
+
+
 def cofactors(a, det):
-    """``d det / d a``: also of singular matrices, by the product of the other singular values."""
+    """``d det / d a``: also of singular matrices."""
+    n = shape_of(a)[-1]
+    if 0 < n <= 2:
+        return a[..., ::-1, ::-1] * np.array([[1, -1], [-1, 1]], a.dtype) if n == 2 else np.ones_like(a)
+    if type(a) is not np.ndarray and type(values := registry.plain(a)) is np.ndarray:
+        return smooth_cofactors(a, det, values)
     if np.all(np.not_equal(det, 0)):
         return np.reshape(det, (*shape_of(det), 1, 1)) * np.linalg.inv(a).swapaxes(-1, -2)
+    # The product of the other singular values.
     u, s, vh = np.linalg.svd(a)
     phase = np.reshape(np.linalg.det(u) * np.linalg.det(vh), (*shape_of(det), 1, 1))
     return phase * np.matmul(conj(u) * others(s, (s.ndim - 1,))[..., None, :], conj(vh))
+
+
+def smooth_cofactors(a, det, values):
+    """The same for a duck array over `values`. Cofactors are polynomials, and so must be what an outer differentiation
+    meets: inverses only of what is well conditioned, no singular vectors.
+    """
+    if values.size == 0 or not np.isfinite(values).all():
+        return np.reshape(det, (*shape_of(det), 1, 1)) * np.linalg.inv(a).swapaxes(-1, -2)
+    u, s, vh = np.linalg.svd(values)
+    if np.all(s[..., -1] > SEPARATE * s[..., 0]):
+        return np.reshape(det, (*shape_of(det), 1, 1)) * np.linalg.inv(a).swapaxes(-1, -2)
+    if values.ndim == 2:
+        return separated_cofactors(a, u, s, vh)
+    shape = values.shape
+    a, u, s, vh = (np.reshape(v, (-1, *v.shape[len(shape) - 2:])) for v in (a, u, s, vh))
+    return np.reshape(np.stack([separated_cofactors(a[i], u[i], s[i], vh[i]) for i in range(len(s))]), shape)
+
+
+def separated_cofactors(a, u, s, vh):
+    """With a = u b vh for constant u and vh, and b in blocks p, q, l, t with p well conditioned and the rest small,
+    det b = det p det c for c = t - l p^-1 q; a gradient of that divides by nothing small.
+    """
+    r = np.count_nonzero(s > SEPARATE * s[0])
+    if r == 0:
+        return minors(a)
+    b = adjoint(u) @ a @ adjoint(vh)
+    inverse = np.linalg.inv(b[:r, :r])
+    if r == len(s):
+        adjugate = np.linalg.det(b) * inverse
+    else:
+        right = inverse @ b[:r, r:]
+        left = b[r:, :r] @ inverse
+        c = b[r:, r:] - b[r:, :r] @ right
+        small = (minors(c) if len(s) - r <= MINORS else cofactors(c, np.linalg.det(c))).T
+        det = np.add.reduce(c[0] * small[:, 0])
+        adjugate = np.linalg.det(b[:r, :r]) * np.concatenate([
+            np.concatenate([det * inverse + right @ small @ left, -right @ small], axis=1),
+            np.concatenate([-small @ left, small], axis=1)])
+    phase = np.linalg.det(u) * np.linalg.det(vh)
+    return phase * (conj(u) @ adjugate.T @ conj(vh))
+
+
+def minors(a):
+    """Cofactors by their definition."""
+    n = a.shape[-1]
+    if n <= 2:
+        return cofactors(a, None)
+    keep = np.array([[j for j in range(n) if j != i] for i in range(n)])
+    sign = np.where(np.add.outer(np.arange(n), np.arange(n)) % 2, -1, 1).astype(a.dtype)
+    return np.linalg.det(a[keep[:, None, :, None], keep[None, :, None, :]]) * sign
 
 
 @structural(np.linalg.det, operands=("a",), reads=("a", "out"))
