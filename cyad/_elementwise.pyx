@@ -350,12 +350,14 @@ cdef tuple nonholomorphic_maps(Row row, object x, object out, object shape):
 cdef object _across(object x, object s, object t):
     """The part of t across the direction s = x/|x|, over |x|; 0 at 0."""
     size = np.absolute(x)
-    return 1j * s * (np.imag(np.conjugate(s) * t) / np.where(plain_value(size) == 0, 1.0, size))
+    flat = plain_value(size) == 0
+    return 1j * s * np.where(flat, 0, np.imag(np.conjugate(s) * t) / np.where(flat, 1.0, size))
 
 
 cdef object _direction(object x, object size):
-    """x / |x|, and 0 at 0."""
-    return x / np.where(plain_value(size) == 0, 1.0, size)
+    """x / |x|, and 0 at 0: also to outer differentiations, as the derivatives of every order of |x| are there."""
+    flat = plain_value(size) == 0
+    return np.where(flat, 0, x) / np.where(flat, 1.0, size)
 
 
 cdef object strong_product(object c, object t, bint both):

@@ -585,3 +585,15 @@ def test_the_hessian_of_a_determinant():
     got, want = (cyad.hessian(lambda x: det(z * x[0] + x[1] * np.diag([1j, 2.0, 0.5])).real, np.array([1.0, 0.0]))  # noqa: B023
                  for det in (np.linalg.det, expanded))
     assert_allclose(got, want, atol=1e-10)
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+@pytest.mark.parametrize("size", [
+    lambda x: np.abs(x[0] + 1j * x[1]), lambda x: np.sum(np.abs(x + 0j)), lambda x: np.hypot(x[0], x[1]),
+    np.linalg.norm, lambda x: abs(x[0]) + abs(x[1])], ids=["complex", "array", "hypot", "norm", "real"])
+def test_the_convention_at_the_tip_of_a_cone_holds_for_every_order(size, mix):
+    outer, inner = mix
+    for f in (lambda x: size(x) ** 2, lambda x: size(x) * size(x), lambda x: size(x) * (1.0 + x[0]), size):
+        H, = cyad.jacobian(outer, slope(f, inner), np.zeros(2))
+        assert_allclose(H, np.zeros((2, 2)), atol=0.0)
+        assert_allclose(cyad.hessian(f, np.zeros(2)), H)
