@@ -206,6 +206,24 @@ cdef class DuckArray(TrackedArray):
         self[...] = self.real + 1j * value
 
     @property
+    def base(self):
+        # NumPy: what owns the memory of a view. As a tracked array over that memory, or code would write past us.
+        cdef Py_ssize_t low, high
+        owner = None if self.boxed else (<object>self.arr).base
+        if not isinstance(owner, ndarray):
+            return None
+        whole = owner if self.plain else self.prim.base
+        if whole is None:
+            return None
+        low, high = extent_of(<ndarray>plain_value(whole))
+        if low >= <Py_ssize_t>self.place.buf.data and high <= <Py_ssize_t>self.place.buf.data + self.place.buf.nbytes:
+            return wrap_view(self, whole)
+        if is_active_anywhere(self):
+            raise ADError(f".base{where()} of an argument that is a view of a larger array: the rest of that has no "
+                          "derivative; pass the larger array")
+        return self.__array__().base
+
+    @property
     def flat(self):
         return Flat(self)
 
@@ -905,7 +923,7 @@ cdef dict _METHODS = {"compress": _compress, **{
         "mean", "min", "nonzero", "prod", "repeat", "round", "searchsorted", "std", "sum", "take", "trace", "var")
 }}
 
-_ATTRIBUTES = frozenset({"strides", "itemsize", "nbytes", "flags", "device", "base"})
+_ATTRIBUTES = frozenset({"strides", "itemsize", "nbytes", "flags", "device"})
 
 # Given out by arrays that hold no active value; their memory counts as exposed from then on.
 _HANDED_OUT = frozenset({"data", "ctypes", "tobytes", "tofile", "dump", "dumps", "__array_interface__"})

@@ -359,3 +359,35 @@ def test_truth_values_are_those_of_numpy():
 
     for mode in (Forward, Reverse):
         assert cyad.gradient(mode, f, V, 1.0)[1] == 1.0
+
+
+def through_base(x):
+    y = x * 2.0
+    view = y[1:][1:]
+    view.base[2] = 7.0
+    view.base[3] *= x[0]
+    return np.sum(view) + view.base.size
+
+
+BASES = {   # what is read and written through .base
+    "read": lambda x: np.sum(x[1:].base ** 2), "written": through_base,
+    "reshaped": lambda x: np.sum((x * 1.0).reshape(2, 2).T.base[1:] ** 3),
+    "real": lambda x: np.sum(((x * (1 + 2j)).real.base.imag) ** 2),
+    "of an owner": lambda x: np.sum(x) if (x * 1.0).base is None else x[0],
+    "of a number": lambda x: x[0] * 3 if x[0].base is None else x[1],
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_base_is_tracked(name):
+    check(BASES[name], [np.array([0.3, 1.2, -0.7, 0.4])])
+
+
+def test_base_of_a_part_of_an_array():
+    whole = np.arange(4.0)
+    for mode in (Forward, Reverse):
+        with pytest.raises(cyad.ADError, match="larger array"):
+            cyad.gradient(mode, lambda x: np.sum(x.base), whole[1:])
+    seen = []
+    autodiff(Forward, lambda x, y: (seen.append(x.base), y)[1], cyad.Const(whole[1:]), Duplicated(1.0, 1.0))
+    assert seen[0] is whole
