@@ -10,17 +10,19 @@ from numpy cimport (
 from cpython.ref cimport PyObject
 
 from cyad._context cimport (
-    Context, TrackedArray, buffer_over, context_of, ensure_lanes, is_array, is_tracked, lane_of, own_copy,
-    plain_value, primal_at, wrap_new, wrap_over,
+    Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, TrackedArray, buffer_over, context_of, ensure_lanes, is_array,
+    is_tracked, lane_of, leaves_of, own_copy, plain_value, primal_at, wrap_new, wrap_over,
 )
 from cyad._redirect cimport current
 from cyad._shadow cimport Buffer, extent_of, view_of
 
+from collections.abc import Iterator
 from types import FunctionType, MethodType
 
 import numpy as np
 
-from cyad._structures import flatten, is_structure, release
+from cyad._structures import Constant, flatten, is_structure, release
+from cyad._tracked import Flat
 from cyad.activity import Active, Annotation, Input
 from cyad.errors import ActivityError
 
@@ -368,18 +370,64 @@ cdef object unwrap(Context ctx, object value):
         if context_of(value) is ctx:
             return primal_at(ctx, value)
         return value
-    if type(value) is tuple or type(value) is list:
-        return type(value)([unwrap(ctx, v) for v in value])
-    if isinstance(value, tuple):
-        return type(value)(*[unwrap(ctx, v) for v in value])
-    if type(value) is dict:
-        return {k: unwrap(ctx, v) for k, v in value.items()}
+    if type(value) in (list, dict) or isinstance(value, tuple):
+        try:
+            return unwrap_entries(ctx, value)
+        except RecursionError:
+            pass   # it holds itself
     if is_structure(value):
-        leaves, rebuild = flatten(value)
+        leaves, rebuild = leaves_of_result(value)
         plain = [unwrap(ctx, leaf) for leaf in leaves]
         if any([p is not leaf for p, leaf in zip(plain, leaves)]):
             return rebuild(plain)
+    elif not isinstance(value, (float, int)):
+        refuse_hidden(value)
     return value
+
+
+cdef object unwrap_entries(Context ctx, object value):
+    """The usual containers, without a walk that remembers where it was."""
+    if is_tracked(value) or not (type(value) in (list, dict) or isinstance(value, tuple)):
+        return unwrap(ctx, value)
+    Py_EnterRecursiveCall(" in a result that is nested too deeply")
+    try:
+        if type(value) is dict:
+            return {k: unwrap_entries(ctx, v) for k, v in value.items()}
+        parts = [unwrap_entries(ctx, v) for v in value]
+        return type(value)(parts) if type(value) in (list, tuple) else type(value)(*parts)
+    finally:
+        Py_LeaveRecursiveCall()
+
+
+_HIDING = (set, frozenset, type({}.keys()), type({}.values()), type({}.items()))
+
+
+def leaves_of_result(result):
+    """The leaves of what a function returned, and what puts it together; ActivityError where it keeps others out of sight."""
+    leaves, rebuild = flatten(result)
+    for part in (rebuild.tree, *[p for node in rebuild.nodes for _, p in (*node.items, *node.attributes)]):
+        if isinstance(part, Constant):
+            refuse_hidden(part.value)
+    for node in rebuild.nodes:
+        refuse_hidden(node.value)
+    return leaves, rebuild
+
+
+cdef int refuse_hidden(object value) except -1:
+    """A result from which tracked values would come out after the end of their call."""
+    if isinstance(value, ndarray):
+        if value.dtype.hasobject and leaves_of(tuple(value.flat), {}):
+            raise ActivityError("an array of objects that carry derivatives was returned; return an array of floats (np.array "
+                                "without dtype=object, or np.stack), or a list")
+    elif isinstance(value, _HIDING):
+        if leaves_of(tuple(value), {}):
+            raise ActivityError(f"a {type(value).__name__} of values that carry derivatives was returned; return a list")
+    elif type(value) is Flat:
+        raise ActivityError("x.flat was returned, an iterator over an array that carries a derivative; return x.ravel()")
+    elif isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools"):
+        raise ActivityError(f"a {type(value).__name__} was returned, which computes when the differentiated call has ended; "
+                            "return a list")
+    return 0
 
 
 _STAND_INS = set()   # classes of our own whose methods act for a user's function, their attribute acts_for

@@ -124,6 +124,13 @@ cdef int write_primal(Context ctx, object prim, object key, object value) except
 cdef bint scalar_fits(object value, int typenum) except -1
 cdef bint is_box(View v) noexcept
 cdef object real_part(object c)
+cdef bint has_own_operators(object value) except -1
+cdef int refuse_own_operators(object value, object name) except -1
+
+cdef extern from "Python.h":
+    # Walkers over a user's lists: one that holds itself is a RecursionError, not the end of the C stack.
+    int Py_EnterRecursiveCall(const char* where) except 1
+    void Py_LeaveRecursiveCall() noexcept
 
 cdef object shape_of(object value)
 cdef bint is_complex(object value)

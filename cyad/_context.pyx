@@ -246,10 +246,14 @@ cdef bint is_active_anywhere(object value) except -1:
     """Whether a value, or something in a list of values, is active at any level."""
     cdef Context ctx
     if isinstance(value, (list, tuple)):
-        for v in value:
-            if is_active_anywhere(v):
-                return True
-        return False
+        Py_EnterRecursiveCall(" in a list that is nested too deeply")
+        try:
+            for v in value:
+                if is_active_anywhere(v):
+                    return True
+            return False
+        finally:
+            Py_LeaveRecursiveCall()
     while is_tracked(value):
         ctx = context_of(value)
         if ctx.is_active(value):
@@ -267,8 +271,12 @@ cdef list leaves_of(object args, object kwargs):
 
 cdef int _collect(object value, list out) except -1:
     if isinstance(value, (list, tuple)):
-        for v in value:
-            _collect(v, out)
+        Py_EnterRecursiveCall(" in a list that is nested too deeply")
+        try:
+            for v in value:
+                _collect(v, out)
+        finally:
+            Py_LeaveRecursiveCall()
     elif is_tracked(value):
         out.append(value)
     return 0
@@ -276,13 +284,21 @@ cdef int _collect(object value, list out) except -1:
 
 cdef object all_plain(object value):
     if type(value) in (list, tuple):
-        return type(value)([all_plain(v) for v in value])
+        Py_EnterRecursiveCall(" in a list that is nested too deeply")
+        try:
+            return type(value)([all_plain(v) for v in value])
+        finally:
+            Py_LeaveRecursiveCall()
     return plain_value(value)
 
 
 cdef object primals_of(Context ctx, object value):
     if type(value) in (list, tuple):
-        return type(value)([primals_of(ctx, v) for v in value])
+        Py_EnterRecursiveCall(" in a list that is nested too deeply")
+        try:
+            return type(value)([primals_of(ctx, v) for v in value])
+        finally:
+            Py_LeaveRecursiveCall()
     return primal_at(ctx, value)
 
 
@@ -666,9 +682,34 @@ cdef int _store_nested(object out, object value) except -1:
 
 
 cdef object object_operand(object value):
-    """A plain array of tracked scalars is a tracked array in disguise; a list is an array."""
+    """A plain array of tracked scalars is a tracked array in disguise; a list is an array, of a subclass the memory counts."""
     if isinstance(value, (list, tuple)):
         return stack_nested(value, None) if leaves_of((value,), {}) else run_plain(np.array, (value,))
+    if isinstance(value, ndarray) and type(value) is not ndarray:
+        value = value.view(np.ndarray)
     if isinstance(value, np.ndarray) and value.dtype.hasobject and any(is_tracked(v) for v in value.flat):
         return stack_nested(value.tolist(), None)
     return value
+
+
+# Where a subclass of ndarray means something else than ndarray, results that are plain arrays would be other programs.
+cdef tuple _OPERATORS = ("__array_ufunc__", "__array_function__", *[
+    f"__{side}{name}__" for side in ("", "r") for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")])
+cdef dict _own_operators = {}   # by class
+
+
+cdef bint has_own_operators(object value) except -1:
+    """Whether a plain value is of a subclass of ndarray with operators of its own: np.matrix, masked arrays, units."""
+    if type(value) is ndarray or not isinstance(value, ndarray):
+        return False
+    cls = type(value)
+    if cls not in _own_operators:
+        _own_operators[cls] = any([getattr(cls, name) is not getattr(np.ndarray, name) for name in _OPERATORS])
+    return _own_operators[cls]
+
+
+cdef int refuse_own_operators(object value, object name) except -1:
+    cls = type(value)
+    raise ActivityError(f"{name} met active values and an array of {cls.__module__}.{cls.__qualname__}, a subclass with "
+                        "operators of its own, which results that carry derivatives do not have; pass its values, "
+                        "np.asarray(a)")

@@ -12,7 +12,7 @@ from numpy cimport (
 )
 
 from cyad._context cimport (
-    Context, Scalar, TrackedArray, all_plain, as_number, check_alive, check_conflict, context_among, context_of,
+    Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Scalar, TrackedArray, all_plain, as_number, check_alive, check_conflict, context_among, context_of,
     higher, is_active_anywhere, is_array, is_scalar, is_tracked, leaves_of, object_operand, plain_value, primal_at,
     primals_of, run_plain, run_primal, wrap_inactive, wrap_new, wrap_view,
 )
@@ -885,10 +885,14 @@ def is_tracked_value(value):
 def holds_tracked(value):
     """Whether a nested list holds tracked values."""
     if isinstance(value, (list, tuple)):
-        for v in value:
-            if is_tracked(v) or isinstance(v, (list, tuple)) and holds_tracked(v):
-                return True
-        return False
+        Py_EnterRecursiveCall(" in a list that is nested too deeply")
+        try:
+            for v in value:
+                if is_tracked(v) or isinstance(v, (list, tuple)) and holds_tracked(v):
+                    return True
+            return False
+        finally:
+            Py_LeaveRecursiveCall()
     return is_tracked(value)
 
 

@@ -25,8 +25,8 @@ from numpy cimport (
 
 from cyad._arguments cimport as_call, unwrap, wrap_all
 from cyad._context cimport (
-    DOUBLE, SINGLE, WEAK, Context, TrackedArray, as_number, below, buffer_over, check_alive, check_storable,
-    context_of, ensure_lanes, escaped, explain, is_array, is_box, is_tracked, lane_of, number, own_copy, plain_value,
+    DOUBLE, SINGLE, WEAK, Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, TrackedArray, as_number, below,
+    buffer_over, check_alive, check_storable, context_of, ensure_lanes, escaped, explain, is_array, is_box, is_tracked, lane_of, number, own_copy, plain_value,
     primal_at, register_types, scalar_fits, wrap_box, wrap_over, write_primal,
 )
 from cyad._elementwise cimport (
@@ -47,7 +47,7 @@ from types import FunctionType
 
 import numpy as np
 
-from cyad._arguments import copy_shadows_back, release_state
+from cyad._arguments import copy_shadows_back, leaves_of_result, release_state
 from cyad._structures import flatten, is_structure
 from cyad.activity import BatchDuplicated, Const, Duplicated
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError, lost
@@ -1056,17 +1056,32 @@ cdef object tangents(ForwardContext ctx, object value, int lane):
     if is_tracked(value) and context_of(value) is ctx:
         t = tangent_of(value, lane)
         return float(t) if type(t) is np.float64 else t
-    if isinstance(value, (tuple, list)):
-        parts = [tangents(ctx, v, lane) for v in value]
-        return type(value)(parts) if type(value) in (tuple, list) else type(value)(*parts)
-    if type(value) is dict:
-        return {k: tangents(ctx, v, lane) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
+    if type(value) is dict or isinstance(value, (tuple, list)):
+        try:
+            return tangents_of_entries(ctx, value, lane)
+        except RecursionError:
+            pass   # it holds itself
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return np.zeros_like(value)
-    if is_structure(value):   # a dataclass, an object, another mapping: like the result, in what is inactive, too
-        leaves, rebuild = flatten(value)
-        return rebuild([tangents(ctx, leaf, lane) for leaf in leaves]) if leaves else None
-    return 0.0 if isinstance(value, (int, float, complex, np.number)) else None
+    if value is None or isinstance(value, (int, float, complex, np.number)):
+        return None if value is None else 0.0
+    leaves, rebuild = leaves_of_result(value)
+    # A dataclass, an object, another mapping: like the result, in what is inactive, too.
+    return rebuild([tangents(ctx, leaf, lane) for leaf in leaves]) if leaves else None
+
+
+cdef object tangents_of_entries(ForwardContext ctx, object value, int lane):
+    """The same for the usual containers, without a walk that remembers where it was."""
+    if is_tracked(value) or not (type(value) is dict or isinstance(value, (tuple, list))):
+        return tangents(ctx, value, lane)
+    Py_EnterRecursiveCall(" in a result that is nested too deeply")
+    try:
+        if isinstance(value, (tuple, list)):
+            parts = [tangents_of_entries(ctx, v, lane) for v in value]
+            return type(value)(parts) if type(value) in (tuple, list) else type(value)(*parts)
+        return {k: tangents_of_entries(ctx, v, lane) for k, v in value.items()}
+    finally:
+        Py_LeaveRecursiveCall()
 
 
 def tangents_of(value):
@@ -1113,7 +1128,7 @@ def push_lanes(call, list blocks, int width, bint strong=False):
                 release_state(ctx, f, False)
         if is_tracked(result):
             return primals(ctx, result), None, [primals(ctx, result)], [block_of(ctx, result)]
-        parts, rebuild = flatten(result)
+        parts, rebuild = leaves_of_result(result)
         out = [primals(ctx, part) for part in parts]
         return rebuild(out), rebuild, out, [block_of(ctx, part) for part in parts]
     finally:

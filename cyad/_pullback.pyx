@@ -22,7 +22,7 @@ from cyad.rules._kernels cimport copy_add
 
 import numpy as np
 
-from cyad._structures import flatten
+from cyad._arguments import leaves_of_result
 from cyad.activity import Active, Input
 from cyad.errors import ActivityError
 
@@ -61,7 +61,7 @@ cdef class Pullback:
                 result = tape.call(f, positional, keywords)
             finally:
                 write_back(self.arguments)
-            self.results, self.rebuild_result = flatten(result)
+            self.results, self.rebuild_result = leaves_of_result(result)
             self.leaves = [plain_leaf(tape, leaf) for leaf in self.results]
             self.rebuild_result.leaves = self.leaves   # others are held against plain values
         finally:

@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from cyad import (
+    ActivityError,
     Adjoint,
     BatchDuplicated,
     Const,
@@ -19,6 +20,8 @@ from cyad import (
     Reverse,
     autodiff,
     gradient,
+    jvp,
+    vjp,
 )
 from cyad._structures import flatten
 
@@ -79,3 +82,29 @@ def test_derivatives_of_results_inside_objects_nest():
 
     assert autodiff(Forward, slope, Duplicated(2.0, 1.0))[0] == 12.0
     assert gradient(Reverse, slope, 2.0) == (12.0,)
+
+
+HIDDEN = {   # results from which tracked values would come out later, and what to return instead
+    "objects": (lambda x: np.array([x[0] * 2, x[1]], dtype=object), "floats"),
+    "objects in a list": (lambda x: [np.array([x[0] * 2, None], dtype=object)], "floats"),
+    "set": (lambda x: {x[0], x[1]}, "list"), "frozenset": (lambda x: (frozenset({x[0]}),), "list"),
+    "values": (lambda x: {"a": x[0]}.values(), "list"), "items": (lambda x: {"a": x[0]}.items(), "list"),
+    "zip": (lambda x: zip(x, x, strict=True), "list"), "map": (lambda x: map(abs, x), "list"),
+    "generator": (lambda x: (v for v in x), "list"), "flat": (lambda x: x.flat, "ravel"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_results_that_keep_tracked_values_out_of_sight_are_refused(name):
+    f, remedy = HIDDEN[name]
+    for call in (lambda: autodiff(Forward, f, Duplicated, Duplicated(X, np.ones(3))),
+                 lambda: autodiff(ForwardWithPrimal, f, Const, Duplicated(X, np.ones(3))),
+                 lambda: jvp(f, (X,), (np.ones(3),)), lambda: vjp(f, X)):
+        with pytest.raises(ActivityError, match=remedy):
+            call()
+
+
+def test_plain_sets_and_views_are_results():
+    f = (lambda x: ({1.0, 2.0}, {"a": 1.0}.keys(), np.array([None, 1.0], dtype=object), x[0]))
+    dy, y = autodiff(ForwardWithPrimal, f, Duplicated, Duplicated(X, np.ones(3)))
+    assert dy[3] == 1.0 and y[0] == {1.0, 2.0} and list(y[1]) == ["a"] and y[2][1] == 1.0

@@ -370,3 +370,49 @@ def test_what_the_function_adds_is_in_no_derivative():
     ref = cyad.Ref({"w": np.zeros(2)})
     cyad.autodiff(Reverse, _adds, cyad.Active, cyad.MixedDuplicated({"w": np.ones(2)}, ref))
     assert list(ref.value) == ["w"]
+
+
+def _in_itself(x):
+    entries = [x[0] * 2]
+    entries.append(entries)
+    return entries
+
+
+def _dict_in_itself(x):
+    d = {"y": x[0] * 2}
+    d["me"] = d
+    return d
+
+
+@pytest.mark.parametrize("f", [_in_itself, _dict_in_itself])
+def test_results_that_hold_themselves(f):
+    key, me = (0, 1) if f is _in_itself else ("y", "me")
+    x = cyad.Duplicated(np.ones(2), np.ones(2))
+    (dy,) = cyad.autodiff(Forward, f, cyad.Duplicated, x)
+    assert dy[key] == 2.0 and dy[me] is dy
+    dy, y = cyad.autodiff(cyad.ForwardWithPrimal, f, cyad.Duplicated, x)
+    assert y[key] == 2.0 and y[me] is y and type(y[key]) is np.float64 and dy[me] is dy
+
+
+def _deep(x):
+    entries = x[0]
+    for _ in range(100_000):
+        entries = [entries]
+    return entries
+
+
+NESTED = {   # what NumPy and cyad say of lists without end is an error, not the end of the process
+    "result": _deep, "array": lambda x: np.array(_in_itself(x)), "array of a deep list": lambda x: np.array(_deep(x)),
+    "sum": lambda x: np.sum(_in_itself(x)), "ufunc": lambda x: np.add(x, _in_itself(x)),
+    "concatenate": lambda x: np.concatenate([x, _in_itself(x)]), "stored": lambda x: x.__setitem__(0, _in_itself(x)),
+    "hypot": lambda x: np.hypot(x, _deep(x)),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("name", NESTED)
+def test_lists_without_end(mode, name):
+    activity = cyad.Duplicated if mode.forward else Const
+    mode = mode if mode.forward else cyad.ReverseWithPrimal
+    with pytest.raises((ValueError, RecursionError, TypeError)):
+        cyad.autodiff(mode, NESTED[name], activity, cyad.Duplicated(np.ones(2), np.ones(2)))
