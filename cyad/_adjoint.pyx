@@ -38,7 +38,7 @@ from cyad._context cimport (
     plain_value, primal_at, register_types, run_plain, scalar_fits, wrap_box, wrap_new, wrap_over, write_primal,
 )
 from cyad._elementwise cimport (
-    evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes, warn,
+    evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes, refuse, warn,
     warn_operator,
 )
 from cyad._nodes cimport (
@@ -608,6 +608,8 @@ cdef class Tape(Recording):
         cdef uint32_t slot_a = NONE, slot_b = NONE
         if self.outer is not None or not row.scalar or row.zero:
             return general_elementwise(self, row, x, y)
+        if row.refusal is not None:
+            refuse(self, row, x, y)
         if is_array(x) or isinstance(x, ndarray) or (row.nin == 2 and (is_array(y) or isinstance(y, ndarray))):
             out = self.arrays(row, x, y)
             return general_elementwise(self, row, x, y) if out is None else out

@@ -30,7 +30,7 @@ from cyad._context cimport (
     primal_at, register_types, scalar_fits, wrap_box, wrap_over, write_primal,
 )
 from cyad._elementwise cimport (
-    PushAll, evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes, warn,
+    PushAll, evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes, refuse, warn,
     warn_operator,
 )
 from cyad._redirect cimport current, swap_current
@@ -558,6 +558,8 @@ cdef class ForwardContext(Context):
         cdef object result
         if self.outer is not None or not row.scalar or row.zero:
             return general_elementwise(self, row, x, y)
+        if row.refusal is not None:
+            refuse(self, row, x, y)
         if is_array(x) or isinstance(x, ndarray) or (row.nin == 2 and (is_array(y) or isinstance(y, ndarray))):
             result = self.arrays(row, x, y)
             return general_elementwise(self, row, x, y) if result is None else result

@@ -20,6 +20,7 @@ cdef tuple partial_maps(Row row, int k, object x, object y, object out, object s
 cdef object float_warning(Row row, object x, object y)
 cdef object apply(Row row, object x, object y)
 cdef object general_elementwise(Context ctx, Row row, object x, object y)
+cdef int refuse(Context ctx, Row row, object x, object y) except -1
 cdef object link_row(Context ctx, Row row, object x, object y, object xp, object yp, object out)
 cdef object warn(Row row, double x, double y, int kind)
 cdef object warn_operator(Row row, double x, double y, int kind)

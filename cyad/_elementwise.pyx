@@ -202,6 +202,15 @@ cdef object general_elementwise(Context ctx, Row row, object x, object y):
     return link_row(ctx, row, x, y, xp, yp, out)
 
 
+cdef int refuse(Context ctx, Row row, object x, object y) except -1:
+    """MissingRuleError where an operand without a partial (an order, an exponent of two) is active; for rows with a refusal."""
+    cdef int k
+    for k in range(row.nin):
+        if row.partials[k] is None and ctx.is_active(y if k else x):
+            raise MissingRuleError(f"{row.name} of an active value: {row.refusal}")
+    return 0
+
+
 cdef object link_row(Context ctx, Row row, object x, object y, object xp, object yp, object out):
     """A result that follows a row of the table, given the operands and their primals."""
     cdef list operands = [], pushes = [], pulls = [], reads = []
@@ -212,14 +221,14 @@ cdef object link_row(Context ctx, Row row, object x, object y, object xp, object
         return wrap_inactive(ctx, out)
     if _object_dtype(out):
         raise ActivityError(f"{row.name} met operands that make an array of objects; give arrays of floats")
+    if row.refusal is not None:
+        refuse(ctx, row, x, y)
     strong = row.strong or ctx.strong
     shape = shape_of(out)
     reads_mask = 0
     for k in range(row.nin):
         operand = y if k else x
         if ctx.is_active(operand):
-            if row.partials[k] is None:
-                raise MissingRuleError(f"{row.name} of an active value: {row.refusal}")
             push, pull = partial_maps(row, k, xp, yp, out, shape, strong)
             operands.append(operand)
             pushes.append(push)

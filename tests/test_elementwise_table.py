@@ -439,6 +439,40 @@ def test_a_partial_that_is_zero_or_missing():
     assert _kernels.accumulate_arrays(row_named("ldexp"), 1, *operands, shape=(4,)) == -1
 
 
+CALLS_OF_REFUSED = {
+    "arrays": lambda f, at: f(*at),
+    "numbers": lambda f, at: f(*[a[0] for a in at]),
+    "a number and an array": lambda f, at: np.sum(f(at[0][0], at[1])),
+    "an array and a number": lambda f, at: np.sum(f(at[0], at[1][0])),
+    "lists": lambda f, at: f(list(at[0]), at[1]),
+    "out": lambda f, at: f(*at, out=np.zeros(3)),
+    "where": lambda f, at: f(*at, out=np.zeros(3), where=[True, False, True]),
+    "outer": lambda f, at: f.outer(*at),
+    "complex": lambda f, at: f(*[a * (1 + 0j) for a in at]),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("form", CALLS_OF_REFUSED)
+@pytest.mark.parametrize("row", [row for row in ROWS if None in row.partials], ids=lambda row: row.name)
+def test_an_active_operand_without_partial_is_refused_when_it_is_met(row, form, dtype):
+    k = row.partials.index(None)
+    points = [p.astype(dtype) for p in sample(row, 3)]
+    for mode in (cyad.Forward, cyad.Reverse):
+        reached = []
+
+        def f(v, reached=reached):
+            at = points[:k] + [v] + points[k + 1:]
+            if row.name == "ldexp":
+                at = [points[0], v]   # which takes no floats there
+            CALLS_OF_REFUSED[form](row.ufunc, at)
+            reached.append(form)
+            return np.sum(v)
+        with pytest.raises((cyad.errors.MissingRuleError, TypeError)):
+            cyad.gradient(mode, f, points[k])
+        assert not reached
+
+
 def test_sums_do_not_lose_digits():
     n = 10**6
     tenth = np.full(n, 0.1, np.float32)
