@@ -11,7 +11,6 @@ from cyad._arguments cimport as_call, unwrap, wrap_all
 from cyad._context cimport (
     SINGLE, TrackedArray, is_array, is_float64, is_tracked, lane_of, number, plain_value, real_part,
 )
-from cyad._nodes cimport NONE
 from cyad._redirect cimport current
 from cyad._shadow cimport Buffer, release_blocks
 
@@ -178,12 +177,12 @@ def plain_gradient(f, tuple args):
         tape.alive = False
         if type(result) is not Adjoint or (<Adjoint>result).ctx is not tape:
             result = scalar_result(tape, f, result)
-        value = number(result) if type(result) is Adjoint else result
+        value = number(result) if type(result) is Adjoint else unwrap(tape, result)
         release_blocks(touched)   # shadows of arguments take up no memory before the sweep writes into them
         tape.start_sweep(1)
         try:
-            if type(result) is Adjoint and (<Adjoint>result).slot != NONE:
-                tape.adjoints[(<Adjoint>result).slot] += 1.0
+            if tape.is_active(result):   # also half and long double numbers, which are no C doubles
+                seed(tape, result, 0, 1.0)
                 tape.run_sweep()
             for i in range(n):
                 if type(derivs[i]) is Adjoint:

@@ -245,6 +245,35 @@ def test_without_strong_zeros_the_product_counts():
         assert shadow[0] == 0.0
 
 
+# ---- results that are no C doubles ----------------------------------------------------------------------------------
+
+LONG = np.longdouble
+ODD_RESULTS = {   # of x, and the gradient at ones
+    "half": (lambda x: np.sum(x.astype("f2") ** 2), [2, 2]),
+    "half number": (lambda x: np.float16(3) * x[0].astype("f2"), [3, 0]),
+    "long": (lambda x: LONG(2) * x[0], [2, 0]),
+    "long sum": (lambda x: np.sum(x, dtype=LONG), [1, 1]),
+    "long capture": (lambda x, c=np.array([2, 3], LONG): np.sum(x * c), [2, 3]),
+    "long without axes": (lambda x: (x[:1] * LONG(2)).reshape(()), [2, 0]),
+    "long array of one": (lambda x: np.array(x[0] * x[1], dtype=LONG), [1, 1]),
+    "long complex": (lambda x: np.abs(np.clongdouble(3 + 4j) * x[1]), [0, 5]),
+    "complex64": (lambda x: np.real(x[0].astype(np.complex64) * np.complex64(2j - 1)), [-1, 0]),
+    "long constant": (lambda x: LONG(2) * np.sum(np.ones(2)), [0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", ODD_RESULTS)
+def test_results_of_other_precisions_have_gradients(name):
+    f, want = ODD_RESULTS[name]
+    x, plain = np.ones(2), f(np.ones(2))
+    for g in (*gradient_of(Reverse, f, x), *gradient_of(Forward, f, x), cyad.grad(f)(x), cyad.jvp(f, (x,), (x,))[1]):
+        np.testing.assert_allclose(g, want if np.ndim(g) else np.sum(want), rtol=1e-6)
+    for value, g in (cyad.value_and_grad(f)(x), (cyad.gradient(ReverseWithPrimal, f, x).val, want)):
+        assert not isinstance(value, (cyad.Adjoint, cyad.AdjointArray)) and type(value) is type(plain[()])
+        assert value == plain
+        np.testing.assert_allclose(g, want, rtol=1e-6)
+
+
 # ---- float32 meets Python's numbers ---------------------------------------------------------------------------------
 
 MEETING = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.mod, operator.floordiv,
