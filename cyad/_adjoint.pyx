@@ -237,10 +237,10 @@ cdef class Adjoint:
         raise IndexError("invalid index to scalar variable.")
 
     def __repr__(self):
-        return f"Adjoint({self.value!r})"
+        return f"Adjoint({self!s})"
 
     def __str__(self):
-        return str(self.value)
+        return str(self.value) if self.kind != SINGLE else str(np.float32(self.value))
 
     def __format__(self, str spec not None):
         return format(self.value, spec)
@@ -629,6 +629,8 @@ cdef class Tape(Recording):
             if other > kind:
                 kind = other
         if given is NULL:
+            if kind == SINGLE and not row.single:
+                kind = DOUBLE   # np.float_power has loops for doubles only
             if kind == SINGLE:
                 a, b = <float>a, <float>b
             value = evaluate_scalar(row.op, a, b, kind)

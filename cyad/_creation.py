@@ -254,7 +254,7 @@ def _summation(name):
         return fsum([a * b for a, b in zip(p, q, strict=True)])
 
     def dist(p, q):
-        return _tracked_sqrt(fsum([(a - b) * (a - b) for a, b in zip(p, q, strict=True)]))
+        return math.hypot(*[np.float64(a) - np.float64(b) for a, b in zip(p, q, strict=True)])
 
     function = {"fsum": fsum, "prod": prod, "sumprod": sumprod, "dist": dist}[name]
 
@@ -263,10 +263,6 @@ def _summation(name):
         return function(*args, **kwargs) if any(map(holds_tracked, args)) else original(*args, **kwargs)
 
     return handler
-
-
-def _tracked_sqrt(x):
-    return np.sqrt(x)
 
 
 _EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)

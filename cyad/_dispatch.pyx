@@ -1006,15 +1006,21 @@ cdef object math_value(Row row, object x, object y, double value):
     return ctx.link(out, operands, pushes, pulls, ((), False))
 
 
+cdef Row _HYPOT = rows_by_name["hypot"]
+
+
 def _math_log(x, base=None):
     return math.log(x) if base is None else math.log(x) / math.log(base)
 
 
 def _math_hypot(*coordinates):
-    total = coordinates[0]
-    for c in coordinates[1:]:
-        total = np.hypot(total, c)
-    return abs(total)
+    """Two at a time, with the value of them all in the end: math.hypot rounds once."""
+    total = abs(coordinates[0])
+    plain = [float(plain_value(c)) for c in coordinates]
+    for k in range(1, len(plain)):
+        value = math.hypot(float(plain_value(total)), plain[k]) if k < len(plain) - 1 else math.hypot(*plain)
+        total = math_value(_HYPOT, total, coordinates[k], value) if is_tracked(total) or is_tracked(coordinates[k]) else value
+    return total
 
 
 def _math_frexp(x):

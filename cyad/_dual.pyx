@@ -251,10 +251,10 @@ cdef class Dual:
         raise IndexError("invalid index to scalar variable.")
 
     def __repr__(self):
-        return f"Dual({self.value!r}, {self.tangent!r})"
+        return f"Dual({self!s}, {self.tangent!r})"
 
     def __str__(self):
-        return str(self.value)
+        return str(self.value) if self.kind != SINGLE else str(np.float32(self.value))
 
     def __format__(self, str spec not None):
         return format(self.value, spec)
@@ -581,6 +581,8 @@ cdef class ForwardContext(Context):
             if other > kind:
                 kind = other
         if given is NULL:
+            if kind == SINGLE and not row.single:
+                kind = DOUBLE   # np.float_power has loops for doubles only
             if kind == SINGLE:
                 a, b = <float>a, <float>b
             value = evaluate_scalar(row.op, a, b, kind)

@@ -274,6 +274,51 @@ def test_results_of_other_precisions_have_gradients(name):
         np.testing.assert_allclose(g, want, rtol=1e-6)
 
 
+FLOAT_POWERS = [lambda x: np.float_power(x[0], 2), lambda x: np.float_power(x[0], 0.1),
+                lambda x: np.float_power(x[0], x[1]), lambda x: np.float_power(1.7, x[1]),
+                lambda x: np.float_power(x, x[1])[0]]
+
+
+@pytest.mark.parametrize("mode", [Reverse, Forward])
+def test_float_power_of_float32_gives_doubles(mode):
+    x = np.array([1.3, 0.7], f32)
+    for f in FLOAT_POWERS:
+        met = []
+        g, = gradient_of(mode, lambda x, f=f, met=met: met.append(cyad.ignore_derivatives(f(x))) or f(x), x)
+        assert type(met[0]) is f64 and met[0] == f(x)
+        np.testing.assert_allclose(g, gradient_of(Forward, f, x.astype(f64))[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", [Reverse, Forward])
+def test_numbers_print_as_those_of_numpy(mode):
+    def texts(x):
+        return [str(x[0]), f"{x[0]}", f"{x[0]:.12f}", format(x[0], "g"), str(x[1])]
+    for dtype in (f32, f64):
+        x, met = np.array([1.3, 1e20], dtype), []
+        gradient_of(mode, lambda x, met=met: met.extend(texts(x)) or x[0], x)
+        assert met == texts(x)
+
+
+@pytest.mark.parametrize("mode", [Reverse, Forward])
+def test_distances_round_once(mode):
+    def f(x):
+        return [math.hypot(x[0], x[1], x[2]), math.hypot(*x), math.hypot(0.1, x[1], 3, x[2]),
+                math.hypot(x[0], 0.3, 0.4), math.dist(x, [0.1, 0.2, 0.7, 3.0]), math.hypot(x[0]),
+                math.dist((x[0], 1.0, 2), (0.3, x[1], x[2]))]
+    rng = np.random.default_rng(3)
+    for dtype in (f64, f32):
+        for _ in range(30):
+            x, met = rng.normal(size=4).astype(dtype), []
+            g, = gradient_of(mode, lambda x, met=met: met.extend(map(cyad.ignore_derivatives, f(x))) or sum(f(x)), x)
+            assert met == f(x)
+            h = 1e-6 * np.eye(4)
+            want = [(sum(f(x.astype(f64) + e)) - sum(f(x.astype(f64) - e))) / 2e-6 for e in h]
+            np.testing.assert_allclose(g, want, rtol=1e-5, atol=1e-7)
+    assert not gradient_of(mode, lambda x: math.hypot(x[0], x[1], x[2]), np.zeros(3))[0].any()
+    hessian = cyad.hessian(lambda x: math.hypot(*x), np.array([3.0, 4.0, 12.0]))
+    np.testing.assert_allclose(hessian, (np.eye(3) * 169 - np.outer([3, 4, 12], [3, 4, 12])) / 13**3)
+
+
 # ---- float32 meets Python's numbers ---------------------------------------------------------------------------------
 
 MEETING = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.mod, operator.floordiv,

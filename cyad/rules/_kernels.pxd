@@ -20,7 +20,7 @@ cdef class Row:
     cdef readonly int reads         # operand k: bits 3*k, 3*k + 1, 3*k + 2 say that its partial reads x, y, o
     cdef readonly int inert         # bit k: the partial of operand k is always zero
     cdef readonly int identity      # bit k: it is always one
-    cdef readonly bint strong, zero, scalar, holomorphic, anti
+    cdef readonly bint strong, zero, scalar, single, holomorphic, anti
     cdef readonly object name, ufunc, refusal, domain, note, outputs, composite
     cdef object _partials           # the attribute `partials` makes them
 

@@ -56,7 +56,7 @@ cdef class Row:
 
     ``partials``: a callable ``f(x, y, o)`` for each operand, over whatever NumPy dispatches on; None where the operand
     has no derivative, and ``refusal`` then says why. ``reads``, ``inert``, ``identity``: see the attributes in ``_kernels.pxd``.
-    ``scalar``: `evaluate` works. ``ufunc`` is None until a scipy row is bound. ``outputs`` are the rows that the outputs
+    ``scalar``: `evaluate` works; ``single``: on float32, too, without going to doubles. ``ufunc`` is None until a scipy row is bound. ``outputs`` are the rows that the outputs
     of a ufunc follow: the row itself, or several (divmod, modf, frexp). ``composite`` is the function that a ufunc
     is written as (clip), None for others. Rows without partials of their own (modf, divmod, clip) have ``op`` -1.
     """
@@ -133,6 +133,7 @@ cdef int _bind(Row row, object ufunc) except -1:
     row.nout = ufunc.nout
     if ufunc.nin == row.nin and ufunc.nout == 1:
         row.scalar = _loops_of(ufunc, cyad_primal[row.op])
+        row.single = cyad_primal[row.op][1].run != NULL
     _of_ufunc[ufunc] = row
     return 0
 
