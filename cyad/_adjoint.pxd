@@ -41,7 +41,7 @@ cdef class Tape(Recording):
     cdef list nodes
     cdef list buffers
     cdef list undo
-    cdef list locked
+    cdef dict locked
     cdef bint closed
     cdef bint outlives
     cdef bint second        # a sweep of second order will follow

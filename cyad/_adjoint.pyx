@@ -96,6 +96,47 @@ cdef object checksum(object arr):
 
 cdef Py_ssize_t COPY_LIMIT = 1 << 20   # bytes: captured arrays up to this are copied, larger ones locked
 
+# Captured arrays that the tapes of all threads have locked: id -> [array, tapes]. The flag comes off with the last tape. Changed
+# under the GIL.
+cdef dict _locks = {}
+
+
+cdef bint lock(ndarray arr) except -1:
+    """Takes the write flag off, or counts one tape more where another has done so; False for what is read-only by itself."""
+    cdef list entry = _locks.get(id(arr))
+    if entry is not None:
+        entry[1] += 1
+        return True
+    if not PyArray_CHKFLAGS(arr, NPY_ARRAY_WRITEABLE):
+        return False
+    arr.setflags(write=False)
+    _locks[id(arr)] = [arr, 1]
+    return True
+
+
+cdef int unlock_all(object arrays) except -1:
+    """A tape ends. An array of which the base is still locked cannot have its flag back: it waits for that."""
+    cdef bint found = True
+    for arr in arrays:
+        _locks[id(arr)][1] -= 1
+    while found:
+        found = False
+        for key, (arr, tapes) in list(_locks.items()):
+            if not tapes and not any([id(base) in _locks for base in bases_of(arr)]):
+                arr.setflags(write=True)
+                del _locks[key]
+                found = True
+    return 0
+
+
+cdef list bases_of(object arr):
+    """The arrays that an array is a view of, one through another."""
+    cdef list out = []
+    while type(arr.base) is ndarray:
+        arr = arr.base
+        out.append(arr)
+    return out
+
 
 # ---- scalars --------------------------------------------------------------------------------------------------------
 
@@ -539,17 +580,19 @@ cdef class Tape(Recording):
         arr = plain
         if arr.nbytes <= COPY_LIMIT or self.outlives:
             return own_copy(arr)
-        if PyArray_CHKFLAGS(arr, NPY_ARRAY_WRITEABLE):
-            arr.setflags(write=False)
-            if self.locked is None:
-                self.locked = []
-            self.locked.append((arr, checksum(arr) if VERIFY else 0))
+        if self.locked is None:
+            self.locked = {}
+        if id(arr) not in self.locked:
+            # A view of what another tape has locked is read-only for as long as that tape lives: this one locks both.
+            held = [a for a in (arr, *bases_of(arr)) if (a is arr or id(a) in _locks) and lock(a)]
+            if held or VERIFY:
+                self.locked[id(arr)] = (arr, held, checksum(arr) if VERIFY else 0)
         return arr
 
     cdef int verify(self) except -1:
         """Whether locked arrays are what they were: a write through a view made earlier gets past the lock."""
         if VERIFY and self.locked is not None:
-            for arr, before in self.locked:
+            for arr, _, before in self.locked.values():
                 if checksum(arr) != before:
                     raise LockedArrayError(
                         f"an array of shape {arr.shape} that {name_of(self.title)} captured was written during the call, through a "
@@ -1261,8 +1304,7 @@ cdef class Tape(Recording):
 
     cdef int unlock(self) except -1:
         if self.locked is not None:
-            for arr, _ in self.locked:
-                arr.setflags(write=True)
+            unlock_all([a for _, held, _ in self.locked.values() for a in held])
             self.locked = None
         return 0
 

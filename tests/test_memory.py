@@ -895,6 +895,49 @@ def test_a_thread_started_by_the_function_sees_plain_numpy():
     assert seen == [np.ndarray]
 
 
+@pytest.mark.parametrize("view", [lambda a: a, lambda a: a[:], lambda a: a[1:].reshape(2, -1)])
+def test_an_array_that_two_threads_capture_is_locked_until_both_calls_end(view):
+    captured, met = np.ones((1 << 17) + 3), []
+    first_has_it, second_has_it, first_is_done = threading.Event(), threading.Event(), threading.Event()
+
+    def first(x):
+        y = x[0] * captured
+        first_has_it.set()
+        assert second_has_it.wait(30)
+        return np.sum(y)
+
+    def second(x):
+        seen = view(captured)
+        y = x[0] * seen
+        second_has_it.set()
+        assert first_is_done.wait(30)
+        captured[3] = 9.0
+        return np.sum(y)
+
+    def run_second():
+        assert first_has_it.wait(30)
+        try:
+            cyad.gradient(Reverse, second, np.ones(1))
+        except cyad.LockedArrayError as error:
+            met.append(error)
+    thread = threading.Thread(target=run_second)
+    thread.start()
+    assert cyad.gradient(Reverse, first, np.ones(1))[0][0] == captured.size
+    first_is_done.set()
+    thread.join()
+    assert len(met) == 1 and captured[3] == 1.0 and captured.flags.writeable
+
+
+def test_views_are_unlocked_before_and_after_what_they_view():
+    captured = np.ones((1 << 17) + 2)
+    window = captured[1:]
+    for parts in ((captured, window), (window, captured), (window[1:], window, captured)):
+        def f(x, parts=parts):
+            return sum(np.sum(x[0] * p) for p in parts)
+        assert cyad.gradient(Reverse, f, np.ones(1))[0][0] == sum(p.size for p in parts)
+        assert all(p.flags.writeable for p in parts)
+
+
 # ---- long recordings ------------------------------------------------------------------------------------------------
 
 def test_a_million_operations_on_scalars_take_constant_room_and_time():
