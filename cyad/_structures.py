@@ -244,27 +244,40 @@ def release(value, change, seen):
     ``change`` gives back what is not tracked. Containers of more than SEARCHED entries are left alone: whoever calls a
     method of an object with its data in lists should not pay for them in each call.
     """
+    held = []   # what is still to be looked into; not by recursion, for the sake of linked lists
+    value = _released(value, change, seen, held)
+    while held:
+        holder = held.pop()
+        items = list(items_of(holder)) if isinstance(holder, _CONTAINERS) and len(holder) <= SEARCHED else []
+        for key, old in () if isinstance(holder, tuple) else items:
+            v = _released(old, change, seen, held)
+            if v is not old:
+                holder[key] = v
+        for key, old in attributes_of(holder):
+            v = _released(old, change, seen, held)
+            if v is not old:
+                object.__setattr__(holder, key, v)
+    return value
+
+
+def _released(value, change, seen, held):
+    """What stands in the place of a value: another one for what is tracked, and for tuples that hold such."""
     changed = change(value)
     if changed is not value:
         return changed
     if isinstance(value, types.MethodType):
-        release(value.__self__, change, seen)
-        return value
+        value, method = value.__self__, value
+    else:
+        method = value
     if not is_structure(value) or id(value) in seen:
-        return value
+        return method
     seen.add(id(value))
-    items = list(items_of(value)) if isinstance(value, _CONTAINERS) and len(value) <= SEARCHED else []
-    new = [(key, v, release(v, change, seen)) for key, v in items]
-    if isinstance(value, tuple) and any(v is not u for _, u, v in new):
-        return tuple.__new__(type(value), [v for _, _, v in new])
-    for key, old, v in () if isinstance(value, tuple) else new:
-        if v is not old:
-            value[key] = v
-    for key, old in attributes_of(value):
-        v = release(old, change, seen)
-        if v is not old:
-            object.__setattr__(value, key, v)
-    return value
+    if isinstance(value, tuple) and len(value) <= SEARCHED:
+        new = [_released(v, change, seen, held) for v in value]
+        if method is value and any(v is not u for u, v in zip(value, new, strict=True)):
+            return tuple.__new__(type(value), new)
+    held.append(value)
+    return method
 
 
 def parse(structure):
@@ -312,6 +325,28 @@ def _read(value, leaves, arrays, nodes):
     return node
 
 
+# What decides how copy.copy copies an object.
+_COPYING = ("__copy__", "__setstate__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__reduce__",
+            "__reduce_ex__")
+
+
+@functools.cache
+def _copied_plainly(cls):
+    return hasattr(cls, "__getattr__") and all(
+        getattr(cls, name, None) is getattr(object, name, None) for name in _COPYING)
+
+
+def shallow_copy(value):
+    """copy.copy, but for asking an instance about methods: a __getattr__ that reads __dict__ raises KeyError there."""
+    cls = type(value)
+    if not _copied_plainly(cls):
+        return copy.copy(value)
+    out = cls.__new__(cls)
+    for key, v in attributes_of(value):
+        object.__setattr__(out, key, v)
+    return out
+
+
 def _build(part, values, built):
     """What stands at a part of the tree, with other leaves."""
     if isinstance(part, Leaf):
@@ -341,7 +376,7 @@ def _build(part, values, built):
     elif not part.leads_to_leaf:
         return value
     else:
-        out = built[id(part)] = copy.copy(value)
+        out = built[id(part)] = shallow_copy(value)
     known = dict(part.attributes)
     for key, _ in attributes_of(out):
         if key not in known:   # assigned since the structure was read

@@ -416,3 +416,46 @@ def test_lists_without_end(mode, name):
     mode = mode if mode.forward else cyad.ReverseWithPrimal
     with pytest.raises((ValueError, RecursionError, TypeError)):
         cyad.autodiff(mode, NESTED[name], activity, cyad.Duplicated(np.ones(2), np.ones(2)))
+
+
+class Recorded:
+    """Whose __getattr__ knows nothing of what an instance has not."""
+
+    def __init__(self):
+        self.scale, self.weights = 2.0, np.ones(3)
+
+    def __getattr__(self, name):
+        return self.__dict__[name]
+
+
+@BOTH
+def test_objects_that_answer_for_missing_attributes(mode):
+    g, = gradient(mode, lambda p: p.scale * np.sum(p.weights), Recorded())
+    assert g.scale == 3.0 and type(g) is Recorded
+    assert_array_equal(g.weights, [2.0, 2.0, 2.0])
+
+
+class Linked:
+    def __init__(self, after):
+        self.after = after
+
+
+class Chain:
+    def __init__(self, n):
+        self.first, self.kept = None, None
+        for _ in range(n):
+            self.first = Linked(self.first)
+
+    def total(self, x):
+        self.first.after.kept = (x[0], [x * 2.0])
+        return np.sum(x**2)
+
+
+@BOTH
+def test_a_method_of_an_object_with_a_long_linked_list(mode):
+    chain = Chain(20_000)
+    assert_array_equal(gradient(mode, chain.total, np.ones(3))[0], [2.0, 2.0, 2.0])
+    first, (second,) = chain.first.after.kept
+    assert first == 1.0 and type(second) is np.ndarray
+    while chain.first is not None:   # node by node: to free it in one go takes the interpreter's stack
+        chain.first = chain.first.after
