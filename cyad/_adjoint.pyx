@@ -47,7 +47,7 @@ from cyad._nodes cimport (
 )
 from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, trim_blocks, view_of
-from cyad._tracked cimport binary, dispatch, modular, power, scalar_attribute
+from cyad._tracked cimport binary, dispatch, modular, power, scalar_attribute, scalar_item
 from cyad.rules._kernels cimport (
     CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, cyad_has_partials,
     cyad_partials, cyad_strong, partials_at,
@@ -273,9 +273,7 @@ cdef class Adjoint:
         return complex(self.value)
 
     def __getitem__(self, key):
-        if key == () or key is Ellipsis:
-            return self
-        raise IndexError("invalid index to scalar variable.")
+        return scalar_item(self, key)
 
     def __repr__(self):
         return f"Adjoint({self!s})"
@@ -606,7 +604,7 @@ cdef class Tape(Recording):
         self.start()
         try:
             return f(*args, **kwargs)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, SystemError) as error:
             if self.locked and "read-only" in str(error):
                 raise LockedArrayError(
                     f"{name_of(f)} wrote an array that it captured and that the tape refers to (over a mebibyte it is not copied but "

@@ -373,6 +373,10 @@ cdef dict _OPCODES = opcode.opmap
 cdef int explain(object error) except -1:
     """Adds to an error of compiled code, which knows nothing of tracked values, that it was given some."""
     cdef object trace = error.__traceback__, frame
+    if isinstance(error, SystemError):
+        if isinstance(error.__cause__, ADError):
+            raise error.__cause__ from None   # compiled code went on after an error of ours (scipy's root finders)
+        return 0
     while trace.tb_next is not None:
         trace = trace.tb_next
     frame = trace.tb_frame

@@ -111,20 +111,21 @@ def _converted(original, obj, dtype, copy, order, ndmin=0, **kwargs):
 
 
 @_creator
-def _array(original, obj, dtype=None, *, copy=True, order="K", ndmin=0, **kwargs):
+def _array(original, object, dtype=None, *, copy=True, order="K", ndmin=0, **kwargs):
     # NumPy speaks of subclasses where it makes views by tricks (np.broadcast_to, as_strided, np.ma): of plain memory.
     tricks = "subok" in kwargs and not copy
-    if tricks and isinstance(obj, np.ndarray) and is_tracked_value(obj) and not _dispatch.active(obj):
-        obj = obj.__array__()
-    if kwargs.get("subok") and sys._getframe(1).f_globals.get("__name__") == "numpy.ma.core" and _dispatch.active(obj):
+    if tricks and isinstance(object, np.ndarray) and is_tracked_value(object) and not _dispatch.active(object):
+        object = object.__array__()
+    in_ma = kwargs.get("subok") and sys._getframe(1).f_globals.get("__name__") == "numpy.ma.core"
+    if in_ma and _dispatch.active(object):
         # What follows there is ndarray.view(result, MaskedArray), which takes no other type than its own.
         raise MissingRuleError("np.ma.masked_array of active values: masked arrays have no derivative here; keep the "
                                "values and the mask apart (np.where(mask, 0.0, x), np.sum(x, where=~mask), x[~mask])")
-    out = _converted(original, obj, dtype, copy, order, ndmin)
+    out = _converted(original, object, dtype, copy, order, ndmin)
     if out is not None:
         return out
-    out = original(obj, dtype, copy=copy, order=order, ndmin=ndmin, **kwargs)
-    return out if out is obj or tricks else track(out)
+    out = original(object, dtype, copy=copy, order=order, ndmin=ndmin, **kwargs)
+    return out if out is object or tricks else track(out)
 
 
 def _as_array(original, a, dtype=None, order=None, **kwargs):

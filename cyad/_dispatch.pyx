@@ -135,6 +135,10 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
     return apply(row, inputs[0], y) if row.nout == 1 else multiple_outputs(ufunc, row, inputs[0], y)
 
 
+# What ndarray.__imatmul__ says of the axes, which is what they are anyway.
+_OWN_AXES = ([(-2, -1), (-2, -1), (-2, -1)], [(-1,), (-2, -1), (-1,)])
+
+
 cdef object _ufunc_with_options(object ufunc, tuple inputs, dict kwargs):
     """dtype=, casting=, where= and the like."""
     kwargs = dict(kwargs)
@@ -162,6 +166,11 @@ cdef object _ufunc_with_options(object ufunc, tuple inputs, dict kwargs):
     if target is not None:
         target = dtype_of(target)
         inputs = tuple([checked_cast(ufunc, v, target, casting) for v in inputs])
+    if ufunc is np_matmul and kwargs.get("axes") in _OWN_AXES:
+        kwargs.pop("axes")
+    if kwargs and not any([is_active_anywhere(v) for v in inputs]):
+        ctx = context_among(inputs)
+        return wrap_inactive(ctx, run_primal(ctx, ufunc, tuple([primal_at(ctx, v) for v in inputs]), kwargs))
     rule = registry.lookup(ufunc)
     if kwargs and rule is not None and set(kwargs) <= rule.parameters:
         return structural(rule, ufunc, inputs, kwargs)
@@ -651,6 +660,8 @@ cdef object dispatch(object func, object args, object kwargs):
         return dispatch_rule(rule, func, args, kwargs)
     implementation = getattr(func, "_implementation", None)
     ctx = context_among(leaves_of(args, kwargs))
+    if ctx is None and getattr(func, "__name__", None) in classification.CREATION:
+        return func(*args, **kwargs)   # like=x, which NumPy has taken out: what is made here is like x
     check_alive(ctx)
     if registry.is_zero(func):
         return without_derivative(ctx, func, args, kwargs)
@@ -765,6 +776,8 @@ def _copyto(dst, src, casting="same_kind", where=True):
 
 @special(np.putmask)
 def _putmask(a, mask, values):
+    if not is_array(a) and not is_active_anywhere(values):
+        return run_plain(np.putmask, (a, plain_value(mask), all_plain(values)))
     mask = np.asarray(plain_value(mask))
     where = np.flatnonzero(mask)
     if np.ndim(values):
@@ -775,6 +788,8 @@ def _putmask(a, mask, values):
 
 @special(np.place)
 def _place(arr, mask, vals):
+    if not is_array(arr) and not is_active_anywhere(vals):
+        return run_plain(np.place, (arr, plain_value(mask), all_plain(vals)))
     where = np.flatnonzero(np.asarray(plain_value(mask)))
     vals = np.ravel(vals)
     _put(arr, where, vals[np.arange(where.size) % np.size(vals)] if np.size(vals) > 1 else vals[0])
@@ -792,6 +807,8 @@ def _put_along_axis(arr, indices, values, axis):
 
 @special(np.put)
 def _put(a, ind, v, mode="raise"):
+    if not is_array(a) and not is_active_anywhere(v):
+        return run_plain(np.put, (a, all_plain(ind), all_plain(v), mode))
     if not is_array(a):
         raise ActiveStoreError("np.put would store active values into a plain array; allocate it inside the "
                                "differentiated function")

@@ -35,7 +35,7 @@ from cyad._elementwise cimport (
 )
 from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_overlap, same_geometry, view_of
-from cyad._tracked cimport binary, dispatch, modular, power, scalar_attribute
+from cyad._tracked cimport binary, dispatch, modular, power, scalar_attribute, scalar_item
 from cyad.rules._kernels cimport (
     CYAD_OP_add, CYAD_OP_divide, CYAD_OP_multiply, CYAD_OP_power, CYAD_OP_subtract, Row, accumulate, copy_add,
     cyad_has_partials, cyad_partials, cyad_strong, partials_at,
@@ -246,9 +246,7 @@ cdef class Dual:
         return complex(self.value)
 
     def __getitem__(self, key):
-        if key == () or key is Ellipsis:
-            return self
-        raise IndexError("invalid index to scalar variable.")
+        return scalar_item(self, key)
 
     def __repr__(self):
         return f"Dual({self!s}, {self.tangent!r})"
@@ -1032,7 +1030,7 @@ def run_forward(mode, f, returned, args, kwargs, list named, int width, bint bat
         ctx.start()
         try:
             result = f(*positional, **keywords)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, SystemError) as error:
             explain(error)
             raise
         finally:
@@ -1122,7 +1120,7 @@ def push_lanes(call, list blocks, int width, bint strong=False):
         ctx.start()
         try:
             result = f(*values)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, SystemError) as error:
             explain(error)
             raise
         finally:

@@ -31,7 +31,7 @@ import types
 import numpy as np
 
 from cyad._context import objects_of, stack_nested
-from cyad.errors import ActiveStoreError, ActivityError, ADError, lost, where
+from cyad.errors import FRESH, ActiveStoreError, ActivityError, ADError, lost, where
 from cyad.rules._kernels import rows_by_name
 
 import_array()
@@ -299,7 +299,7 @@ cdef class DuckArray(TrackedArray):
             raise ActiveStoreError(
                 f"an active array would become a plain array{where()} and lose its derivative: by a store into a plain array, "
                 "by what asks for its memory (as_strided, np.asarray in compiled code), or by a compiled function. Allocate the "
-                "target inside the differentiated function; pass an object that keeps it as an argument with a shadow, "
+                f"target inside the differentiated function ({FRESH}); pass an object that keeps it as an argument with a shadow, "
                 "Duplicated(obj, make_zero(obj)); or give the compiled function a rule (cyad.rules)")
         if copy or (dtype is not None and np.dtype(dtype) != self.arr.dtype):
             return plain_copy(self.arr, dtype or self.arr.dtype, "K")
@@ -416,7 +416,7 @@ cdef class DuckArray(TrackedArray):
         if not ctx.alive:
             escaped(ctx)
         if self.boxed:
-            return self if key == () or key is Ellipsis else plain_value(self)[key]
+            return scalar_item(self, key)
         if self.plain and is_real_float(self.place.typenum):
             address = element_address(self.arr, key)
             if address is not NULL:
@@ -454,7 +454,7 @@ cdef class DuckArray(TrackedArray):
                     return
         check_conflict(self.place.buf)
         key = plain_key(key)
-        value = object_operand(value) if not is_tracked(value) else value
+        value = value.copy() if type(value) is Flat else object_operand(value) if not is_tracked(value) else value
         if is_basic(key):
             if key is Ellipsis:
                 target = self
@@ -737,6 +737,7 @@ class Flat:
 
     def __setitem__(self, key, value):
         where = self._key(key)
+        value = value.copy() if type(value) is Flat else value
         if where and isinstance(where[0], np.ndarray):
             if np.size(value) == 0:
                 return    # so does NumPy
@@ -862,6 +863,15 @@ cdef object scalar_attribute(object value, str name):
     if function is not None:
         return functools.partial(function, value)
     raise AttributeError(f"'numpy.float64' object has no attribute {name!r}")
+
+
+cdef object scalar_item(object value, object key):
+    """value[key] of a number, which NumPy indexes like an array without axes."""
+    if type(key) is tuple and not key or key is Ellipsis:
+        return value
+    if isinstance(key, (int, np.integer)) and not isinstance(key, (bool, np.bool_)):
+        raise IndexError("invalid index to scalar variable.")
+    return _axisless(value)[key]
 
 
 cdef object _scalar_dtype(object value):

@@ -218,6 +218,9 @@ def check_shadow(who, val, dval):
             raise ActivityError(f"{who}: the shadow has shape {dval.shape}, the array {val.shape}; they must be the "
                                 "same")
         if dval.dtype != val.dtype:
+            if not val.dtype.isnative:
+                raise ActivityError(f"{who}: the array is byte-swapped ({val.dtype}); pass a copy: "
+                                    f".astype(np.{val.dtype.type.__name__})")
             raise ActivityError(f"{who}: the shadow has dtype {dval.dtype}, the array {val.dtype}; they must be the "
                                 "same")
     elif isinstance(val, (bool, int, float, complex, np.number, np.bool_)):

@@ -43,13 +43,17 @@ def name_of(f):
     return getattr(f, "__qualname__", None) or type(f).__qualname__
 
 
+# Where to get an array that can hold active values.
+FRESH = "np.zeros, or a copy, U0.copy(); what is computed from captured plain arrays only, 0.5*U0, is plain"
+
+
 def lost(call):
     """The error for a call that would turn an active value into a plain number, with the line that made it."""
     return ActiveStoreError(
         f"{call} of an active value, or a store of it into a plain array that cannot carry derivatives, would lose its "
-        f"derivative{where()}; keep the value as it is, or allocate the array inside the differentiated function, or "
-        "pass the object that keeps it as an argument with a shadow, Duplicated(obj, make_zero(obj)). Text: f'{x:.3f}' "
-        "in place of '%.3f' % x; complex numbers: x + 1j*y in place of complex(x, y)")
+        f"derivative{where()}; keep the value as it is, or allocate the array inside the differentiated function "
+        f"({FRESH}), or pass the object that keeps it as an argument with a shadow, Duplicated(obj, make_zero(obj)). "
+        "Text: f'{x:.3f}' in place of '%.3f' % x; complex numbers: x + 1j*y in place of complex(x, y)")
 
 
 def where():

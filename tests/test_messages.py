@@ -128,3 +128,123 @@ def test_the_gradient_at_a_complex_number_has_its_precision():
             (g,) = gradient(mode, f, number)
             assert g == 2 + 4j and isinstance(g, kind)
     assert type(grad(f)(np.complex64(1 + 2j))) is np.complex64
+
+
+# ---- raw errors, where an answer or words are due ------------------------------------------------------------------
+
+MATRIX = np.arange(9.0).reshape(3, 3)
+
+
+def spread(x):
+    return x.reshape(3, 1) * MATRIX + 1.0
+
+
+def from_flat(x):
+    y = np.zeros(9)
+    y[:] = spread(x).T.flat
+    y[2:5] += 1.0
+    return y * MATRIX.ravel()
+
+
+def flat_from_flat(x):
+    y = np.zeros((3, 3))
+    y.flat = spread(x).T.flat
+    y.flat[2:4] = spread(x)[1:, 0].flat
+    return y * MATRIX
+
+
+def plain_put(write):
+    """The same of a captured plain array, into which nothing active goes, and of one that was made in the call."""
+    def f(x):
+        captured, own = MATRIX.copy(), np.eye(3)
+        plain = cyad.ignore_derivatives(captured)
+        write(plain, np.ones(2) * 2.0)
+        write(own, np.ones(2) * 3.0)
+        return x * plain * own
+    return f
+
+
+def matrix_products(x):
+    plain = cyad.ignore_derivatives(MATRIX.copy())
+    plain @= np.eye(3) * 2.0
+    own = spread(x)
+    own @= MATRIX
+    return plain * own
+
+
+ANSWERED = {
+    "np.array(object=)": lambda x: np.array(object=[x[0], 2.0, x[1]]) * np.array(object=MATRIX),
+    **{f"like=: {name}": lambda x, make=make: x * make(x) for name, make in {
+        "zeros": lambda x: np.zeros(3, like=x) + 2.0, "ones": lambda x: np.ones((3, 3), like=x),
+        "full": lambda x: np.full(3, 2.5, like=x), "empty": lambda x: np.empty(3, like=x) * 0.0,
+        "arange": lambda x: np.arange(3.0, like=x), "eye": lambda x: np.eye(3, like=x),
+        "identity": lambda x: np.identity(3, like=x), "array": lambda x: np.array([1.0, 2.0, x[1]], like=x),
+        "asarray": lambda x: np.asarray(x, like=x), "tri": lambda x: np.tri(3, like=x),
+        "array of plain": lambda x: np.array([1.0, 2.0, 3.0], like=x),
+    }.items()},
+    "a number as an array": lambda x: x[0][None] * x[1][..., None] + x[2][np.True_] + x[2][()],
+    "from flat": from_flat, "flat from flat": flat_from_flat,
+    "put": plain_put(lambda a, v: np.put(a, [1, 5], v)),
+    "place": plain_put(lambda a, v: np.place(a, a == 0.0, v)),
+    "putmask": plain_put(lambda a, v: np.putmask(a, MATRIX > 4.0, v)),
+    "matmul in place": matrix_products,
+}
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+@pytest.mark.parametrize("name", ANSWERED)
+def test_ordinary_calls_are_answered(name, mode):
+    def f(x):
+        return np.sum(np.sin(ANSWERED[name](x)))
+    h = 1e-6 * np.eye(3)
+    want = [(f(X + e) - f(X - e)) / 2e-6 for e in h]
+    assert_allclose(gradient(mode, f, X)[0], want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+def test_assertions_on_tracked_values_fail_as_assertions(mode):
+    def holds(x):
+        for v in (x, x[0]):
+            np.testing.assert_allclose(v, v)
+            np.testing.assert_array_equal(v, v)
+            np.testing.assert_equal(v, v)
+        return x[0]
+
+    def fails(x):
+        np.testing.assert_allclose(x[0], x[0] + 1.0)
+    gradient(mode, holds, X)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        gradient(mode, fails, X)
+    with pytest.raises(IndexError, match="invalid index to scalar variable"):
+        gradient(mode, lambda x: x[0][0], X)
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+@pytest.mark.parametrize("solver", ["brentq"])
+def test_compiled_root_finders_are_refused_in_our_words(solver, mode):
+    optimize = pytest.importorskip("scipy.optimize")
+    for f in (lambda x: getattr(optimize, solver)(lambda z: z * z - x[0], 0.1, 3.0),
+              lambda x: optimize.root_scalar(lambda z: z * z - x[0], bracket=(0.1, 3.0), method=solver).root):
+        with pytest.raises(ActiveStoreError, match="float"):
+            gradient(mode, f, X)
+
+
+CAPTURED = np.ones(3)
+
+
+@pytest.mark.parametrize("key", [0, slice(None), [0, 2]])
+def test_stores_into_what_was_computed_from_captured_arrays_name_the_remedy(key):
+    def f(x, start=lambda: 0.5 * CAPTURED):
+        u = start()
+        u[key] = x[key]
+        return np.sum(u * x)
+    for mode in (Forward, Reverse):
+        with pytest.raises(ActiveStoreError, match=r"U0\.copy\(\).* 0\.5\*U0, is plain"):
+            gradient(mode, f, X)
+        gradient(mode, lambda x: f(x, CAPTURED.copy), X)
+
+
+@pytest.mark.parametrize("mode", [Forward, Reverse])
+def test_arguments_in_the_other_byte_order_are_named(mode):
+    with pytest.raises(ActivityError, match=r"is byte-swapped .*; pass a copy: \.astype\(np\.float64\)"):
+        gradient(mode, np.sum, X.astype(X.dtype.newbyteorder()))
