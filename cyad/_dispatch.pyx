@@ -821,6 +821,8 @@ def _put(a, ind, v, mode="raise"):
         v = np.ravel(v)
         if np.size(v) > ind.size:
             v = v[:ind.size]
+        if is_array(v) and np.may_share_memory(plain_value(v), plain_value(a)):
+            v = v.copy()    # np.put reads all before it writes, x.flat does not
     a.flat[ind] = v
 
 
