@@ -104,8 +104,8 @@ def test_results_lie_in_memory_as_in_the_plain_run(operand):
 
 LARGE = np.random.default_rng(7).standard_normal((60, 80)) + 3.0    # kept memory begins at 16 KB
 SPREAD = split("""
-x + x | 2.0 * x | -x | np.sin(x) | x ** 2 | x - np.ascontiguousarray(x) | np.ascontiguousarray(x) * x | x * x[0] | x[0] - x
-x / x[:, :1] | x[:1] / x[:, :1] | np.maximum(x, 1.0) | np.where(x > 0, x, 1.0) | (2.0 * x.T).T
+x + x | 2.0 * x | -x | np.sin(x) | x ** 2 | x - np.ascontiguousarray(x) | np.ascontiguousarray(x) * x | x * x[0]
+x[0] - x | x / x[:, :1] | x[:1] / x[:, :1] | np.maximum(x, 1.0) | np.where(x > 0, x, 1.0) | (2.0 * x.T).T
 x[None] * x[:2, None] | x[:, 0] * x[:, :1] | x - x.mean(axis=0) | np.exp(x) + x | x.copy(order="K") / 3.0
 """)
 
