@@ -4,7 +4,7 @@ from numpy cimport ndarray
 from cyad._context cimport Context, TrackedArray
 from cyad._nodes cimport Node, Operand, Recording
 from cyad._shadow cimport Buffer, View
-from cyad._tracked cimport DuckArray
+from cyad._tracked cimport DuckArray, DuckValue
 from cyad.rules._kernels cimport Row
 
 # Operation codes above those of the elementwise table.
@@ -81,6 +81,9 @@ cdef class Adjoint:
     cdef uint32_t slot
 
 cdef class AdjointArray(DuckArray):
+    pass
+
+cdef class AdjointBox(DuckValue):
     pass
 
 cdef uint32_t stored_buffer(Record* r) noexcept

@@ -404,6 +404,12 @@ cdef class AdjointArray(DuckArray):
         raise ActivityError("AdjointArray(...) cannot make an array; Tape.variable(x) and NumPy's creation functions do")
 
 
+@cython.final
+@cython.no_gc
+cdef class AdjointBox(DuckValue):
+    """A scalar on a tape that does not fit Adjoint: complex, or of an outer differentiation too."""
+
+
 # The records of a closed tape, up to four megabytes, wait here for the next one: fresh memory costs a page fault for every 200
 # records. Taken and given under the GIL.
 cdef Record* spare = NULL
@@ -619,6 +625,11 @@ cdef class Tape(Recording):
 
     cdef TrackedArray new_array(self):
         cdef AdjointArray out = AdjointArray.__new__(AdjointArray)
+        out.ctx = self
+        return out
+
+    cdef TrackedArray new_box(self):
+        cdef AdjointBox out = AdjointBox.__new__(AdjointBox)
         out.ctx = self
         return out
 
@@ -1467,4 +1478,4 @@ cdef object name_of(object f):
 
 if not cyad_install_scalar(Adjoint, sizeof(AdjointLayout)):
     raise ImportError("cyad._adjoint was built for another layout of extension types")
-register_types(Adjoint, None, AdjointArray, None)
+register_types(Adjoint, None, AdjointArray, None, AdjointBox)

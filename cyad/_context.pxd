@@ -37,6 +37,7 @@ cdef class Context:
     cdef object allocator   # while NumPy is given kept memory: what allocated before
 
     cdef TrackedArray new_array(self)
+    cdef TrackedArray new_box(self)
     cdef object elementwise(self, Row row, object x, object y, const double* given)
     cdef object link(self, object out, list operands, object pushes, list pulls, object reads)
     cdef object combine(self, object out, list operands, list partials)
@@ -75,6 +76,8 @@ cdef PyTypeObject* ADJOINT
 cdef PyTypeObject* DUAL
 cdef PyTypeObject* ADJOINT_ARRAY
 cdef PyTypeObject* DUAL_ARRAY
+cdef PyTypeObject* ADJOINT_BOX
+cdef PyTypeObject* DUAL_BOX
 
 cdef inline bint is_scalar(object value) noexcept:
     cdef PyTypeObject* t = (<PyObject*>value).ob_type
@@ -82,12 +85,12 @@ cdef inline bint is_scalar(object value) noexcept:
 
 cdef inline bint is_array(object value) noexcept:
     cdef PyTypeObject* t = (<PyObject*>value).ob_type
-    return t == ADJOINT_ARRAY or t == DUAL_ARRAY
+    return t == ADJOINT_ARRAY or t == DUAL_ARRAY or t == ADJOINT_BOX or t == DUAL_BOX
 
 cdef inline bint is_tracked(object value) noexcept:
     return is_scalar(value) or is_array(value)
 
-cdef int register_types(object adjoint, object dual, object adjoint_array, object dual_array) except -1
+cdef int register_types(object adjoint, object dual, object adjoint_array, object dual_array, object box) except -1
 cdef Context context_of(object value)
 cdef int escaped(Context ctx) except -1
 cdef int check_alive(Context ctx) except -1

@@ -57,6 +57,9 @@ cdef class Context:
     cdef TrackedArray new_array(self):
         raise NotImplementedError("a context of no mode")
 
+    cdef TrackedArray new_box(self):
+        raise NotImplementedError("a context of no mode")
+
     cdef object elementwise(self, Row row, object x, object y, const double* given):
         raise NotImplementedError("a context of no mode")
 
@@ -139,19 +142,22 @@ cdef extern from *:
     void cyad_no_sequence(object type)
 
 
-cdef int register_types(object adjoint, object dual, object adjoint_array, object dual_array) except -1:
+cdef int register_types(object adjoint, object dual, object adjoint_array, object dual_array, object box) except -1:
     """Told once, by the carriers' package, which types carry derivatives."""
-    global ADJOINT, DUAL, ADJOINT_ARRAY, DUAL_ARRAY
-    for scalar in (adjoint, dual):
+    global ADJOINT, DUAL, ADJOINT_ARRAY, DUAL_ARRAY, ADJOINT_BOX, DUAL_BOX
+    for scalar in (adjoint, dual, box):
         if scalar is not None:
-            # A type with sq_item looks like a sequence to NumPy, which then hides our error behind one of its own.
+            # A type with sq_item looks like a sequence to NumPy, which then hides our error behind one of its own, and
+            # can be iterated over.
             cyad_no_sequence(scalar)
     if adjoint is not None:
         ADJOINT = <PyTypeObject*>adjoint
         ADJOINT_ARRAY = <PyTypeObject*>adjoint_array
+        ADJOINT_BOX = <PyTypeObject*>box
     if dual is not None:
         DUAL = <PyTypeObject*>dual
         DUAL_ARRAY = <PyTypeObject*>dual_array
+        DUAL_BOX = <PyTypeObject*>box
     return 0
 
 
@@ -422,7 +428,7 @@ cdef object wrap_new(Context ctx, ndarray arr):
 
 cdef object wrap_box(Context ctx, object value):
     """A scalar that does not fit a C double."""
-    cdef TrackedArray out = ctx.new_array()
+    cdef TrackedArray out = ctx.new_box()
     cdef Buffer buf = Buffer.__new__(Buffer)
     out.boxed = True
     out.prim = value

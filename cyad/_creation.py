@@ -304,10 +304,10 @@ def catch_libraries():
 
 
 def _install():
-    from cyad._adjoint import Adjoint, AdjointArray
-    from cyad._dual import Dual, DualArray
+    from cyad._adjoint import Adjoint, AdjointArray, AdjointBox
+    from cyad._dual import Dual, DualArray, DualBox
 
-    _redirect.register_types((Adjoint, Dual, AdjointArray, DualArray))
+    _redirect.register_types((Adjoint, Dual, AdjointArray, DualArray, AdjointBox, DualBox))
     _dispatch.install_hooks()
     _redirect.redirect_module_ufuncs(np)
     _redirect.redirect_module_ufuncs(np._core.umath)

@@ -2,7 +2,7 @@ from numpy cimport ndarray
 
 from cyad._context cimport Context, TrackedArray
 from cyad._shadow cimport View
-from cyad._tracked cimport DuckArray
+from cyad._tracked cimport DuckArray, DuckValue
 from cyad.rules._kernels cimport Row
 
 cdef enum:
@@ -31,4 +31,7 @@ cdef class Dual:
     cdef double inline_lanes[8]
 
 cdef class DualArray(DuckArray):
+    pass
+
+cdef class DualBox(DuckValue):
     pass

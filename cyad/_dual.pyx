@@ -449,9 +449,24 @@ cdef class DualArray(DuckArray):
     @property
     def tangent(self):
         """The tangent (memory shared with the shadow where there is one), or the tuple of them for a batch."""
-        check_alive(self.ctx)
-        lanes = tuple([tangent_of(self, lane) for lane in range(self.ctx.width)])
-        return lanes if (<ForwardContext>self.ctx).batched else lanes[0]
+        return lanes_of(self)
+
+
+@cython.final
+@cython.no_gc
+cdef class DualBox(DuckValue):
+    """A scalar with its tangents that does not fit Dual: complex, or of an outer differentiation too."""
+
+    @property
+    def tangent(self):
+        """The tangent, or the tuple of them for a batch."""
+        return lanes_of(self)
+
+
+cdef object lanes_of(TrackedArray value):
+    check_alive(value.ctx)
+    lanes = tuple([tangent_of(value, lane) for lane in range(value.ctx.width)])
+    return lanes if (<ForwardContext>value.ctx).batched else lanes[0]
 
 
 cdef int adopt(TrackedArray out, Context ctx, ndarray primal, tuple lanes) except -1:
@@ -533,6 +548,11 @@ cdef class ForwardContext(Context):
 
     cdef TrackedArray new_array(self):
         cdef DualArray out = DualArray.__new__(DualArray)
+        out.ctx = self
+        return out
+
+    cdef TrackedArray new_box(self):
+        cdef DualBox out = DualBox.__new__(DualBox)
         out.ctx = self
         return out
 
@@ -1012,7 +1032,7 @@ cdef inline char* operand_pointer(ndarray arr, char* scalar, int ndim, npy_intp*
 
 if not cyad_install_scalar(Dual, sizeof(DualLayout)):
     raise ImportError("cyad._dual was built for another layout of extension types")
-register_types(None, Dual, None, DualArray)
+register_types(None, Dual, None, DualArray, DualBox)
 
 
 # ---- one call -------------------------------------------------------------------------------------------------------

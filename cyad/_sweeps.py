@@ -11,9 +11,9 @@ import math
 
 import numpy as np
 
-from cyad._adjoint import Adjoint, AdjointArray
+from cyad._adjoint import Adjoint, AdjointArray, AdjointBox
 from cyad._calls import Restored
-from cyad._dual import Dual, DualArray, push_lanes
+from cyad._dual import Dual, DualArray, DualBox, push_lanes
 from cyad._pullback import Pullback
 from cyad._structures import is_leaf
 from cyad.activity import Input
@@ -22,7 +22,7 @@ from cyad.structures import check_chunk
 
 LANE_BYTES = 1 << 17   # what the lanes of one array may take by default: beyond the fast caches wide sweeps lose
 LEAST_CHUNK = 8         # as many tangents as a tracked number holds in itself
-TRACKED = (Adjoint, AdjointArray, Dual, DualArray)
+TRACKED = (Adjoint, AdjointArray, AdjointBox, Dual, DualArray, DualBox)
 
 
 def choose_chunk(chunk, total, widest):

@@ -3,7 +3,10 @@ from numpy cimport ndarray
 from cyad._context cimport TrackedArray
 from cyad.rules._kernels cimport Row
 
-cdef class DuckArray(TrackedArray):
+cdef class DuckValue(TrackedArray):
+    pass
+
+cdef class DuckArray(DuckValue):
     pass
 
 cdef object binary(Row row, object left, object right)

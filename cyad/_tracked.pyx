@@ -126,10 +126,9 @@ cdef char* element_address(ndarray arr, object key) except? NULL:
 
 # ---- the array type -------------------------------------------------------------------------------------------------
 
-cdef class DuckArray(TrackedArray):
-    """Base of DualArray and AdjointArray: an ndarray to the code that uses it."""
+cdef class DuckValue(TrackedArray):
+    """What arrays and boxed scalars share: nearly all, because NumPy's scalars have the methods of arrays."""
 
-    __hash__ = None
     __array_priority__ = 1000.0
 
     # -- what it looks like ------------------------------------------------------------------------------------------
@@ -231,11 +230,6 @@ cdef class DuckArray(TrackedArray):
     def flat(self, value):
         Flat(self)[:] = value
 
-    def __len__(self):
-        if self.ndim == 0:
-            raise TypeError("len() of unsized object")
-        return PyArray_DIMS(self.arr)[0]
-
     def __repr__(self):
         return f"{type(self).__name__}({plain_value(self)!r})"
 
@@ -267,15 +261,6 @@ cdef class DuckArray(TrackedArray):
 
     def __round__(self, ndigits=None):
         return round(plain_value(self), ndigits) if ndigits is not None else round(plain_value(self))
-
-    def __contains__(self, item):
-        return plain_value(item) in plain_value(self)
-
-    def __iter__(self):
-        if self.ndim == 0:
-            raise TypeError("iteration over a 0-d array")
-        for i in range(len(self)):
-            yield self[i]
 
     def __getattr__(self, name):
         function = _METHODS.get(name)
@@ -404,8 +389,10 @@ cdef class DuckArray(TrackedArray):
         return self
 
     def __richcmp__(self, other, int op):
-        check_alive((<TrackedArray>self).ctx)
-        return PyObject_RichCompare(plain_value(self), plain_value(object_operand(other)), op)
+        return compared(<TrackedArray>self, other, op)
+
+    def __hash__(self):
+        return hash(plain_value(self))
 
     # -- indexing ----------------------------------------------------------------------------------------------------
 
@@ -579,6 +566,39 @@ cdef class DuckArray(TrackedArray):
         return np.conjugate(self)
 
     conjugate = conj
+
+
+cdef class DuckArray(DuckValue):
+    """Base of DualArray and AdjointArray: an ndarray to the code that uses it. What is here, scalars lack, and code asks."""
+
+    __hash__ = None
+
+    def __len__(self):
+        if self.ndim == 0:
+            raise TypeError("len() of unsized object")
+        return PyArray_DIMS(self.arr)[0]
+
+    def __contains__(self, item):
+        return plain_value(item) in plain_value(self)
+
+    def __iter__(self):
+        if self.ndim == 0:
+            raise TypeError("iteration over a 0-d array")   # at once: np.iterable asks by calling iter()
+        return entries(self)
+
+    def __richcmp__(self, other, int op):
+        return compared(<TrackedArray>self, other, op)
+
+
+def entries(array):
+    for i in range(len(array)):
+        yield array[i]
+
+
+cdef object compared(TrackedArray value, object other, int op):
+    check_alive(value.ctx)
+    return PyObject_RichCompare(plain_value(value), plain_value(object_operand(other)), op)
+
 
 
 def _reshape(a, shape, order):

@@ -3,6 +3,7 @@
 Oracles share no formula with cyad: derivatives of one number by Cauchy's integral over plain runs on complex numbers,
 everything else by central differences of plain runs, or by hand.
 """
+import collections.abc
 import functools
 import itertools
 import math
@@ -597,3 +598,62 @@ def test_the_convention_at_the_tip_of_a_cone_holds_for_every_order(size, mix):
         H, = cyad.jacobian(outer, slope(f, inner), np.zeros(2))
         assert_allclose(H, np.zeros((2, 2)), atol=0.0)
         assert_allclose(cyad.hessian(f, np.zeros(2)), H)
+
+
+# ---- scalars are numbers at every order ------------------------------------------------------------------------------
+
+ASKED = {
+    "iterable": np.iterable, "Iterable": lambda v: isinstance(v, collections.abc.Iterable),
+    "Sized": lambda v: isinstance(v, collections.abc.Sized),
+    "Container": lambda v: isinstance(v, collections.abc.Container),
+    "Hashable": lambda v: isinstance(v, collections.abc.Hashable), "len": lambda v: hasattr(v, "__len__"),
+    "iter": lambda v: hasattr(v, "__iter__"), "contains": lambda v: hasattr(v, "__contains__"), "scalar": np.isscalar,
+    "sequence": lambda v: isinstance(v, collections.abc.Sequence), "float64": lambda v: isinstance(v, np.float64),
+    "array": lambda v: isinstance(v, np.ndarray),
+}
+
+
+@pytest.mark.parametrize("mix", mixes(1, 2, 3))
+@pytest.mark.parametrize("question", ASKED)
+def test_scalars_and_arrays_answer_as_numpys_at_every_order(question, mix):
+    ask = ASKED[question]
+    want = ask(np.float64(1.0)), ask(np.ones(2)), ask(np.array(1.0))
+    answers = []
+
+    def f(x):
+        line = x * np.ones(2)
+        answers.append((ask(line[0]), ask(line), ask(line[0:1].reshape(()))))
+        return line[0]
+
+    differentiated(f, mix)(1.0)
+    assert set(answers) == {want}
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+def test_scalars_are_keys_and_no_sequences_at_every_order(mix):
+    @functools.lru_cache
+    def cube(v):
+        return v ** 3
+
+    def f(x):
+        found = {x[0]: 2.0, **dict.fromkeys(set(x), 3.0)}
+        for wrong in (iter, len, lambda v: 1.0 in v, list, lambda v: v[0]):
+            with pytest.raises((TypeError, IndexError)):
+                wrong(x[0])
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(x)
+        assert x[1] in x and len(x) == 2 and x[0] in {1.0: None}
+        return cube(x[0]) * found[x[0]] + (x[1] ** 3 if np.iterable(x[1]) else x[1] ** 2)
+
+    outer, inner = mix
+    assert_allclose(cyad.jacobian(outer, slope(f, inner), np.array([1.0, 5.0]))[0], np.diag([18.0, 2.0]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_complex_scalars_are_no_sequences(mode):
+    def f(x):
+        z = np.exp(1j * x)
+        assert not np.iterable(z) and not hasattr(z, "__len__") and hash(z) == hash(complex(np.exp(0.5j)))
+        return z.real
+
+    assert_allclose(gradient(mode, f, 0.5)[0], -np.sin(0.5))
