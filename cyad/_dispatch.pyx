@@ -12,9 +12,10 @@ from numpy cimport (
 )
 
 from cyad._context cimport (
-    Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Scalar, TrackedArray, all_plain, as_number, check_alive, check_conflict, context_among, context_of,
-    higher, is_active_anywhere, is_array, is_scalar, is_tracked, leaves_of, object_operand, plain_value, primal_at,
-    primals_of, run_plain, run_primal, wrap_inactive, wrap_new, wrap_view,
+    Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Scalar, TrackedArray, all_plain, as_number, check_alive,
+    check_conflict, context_among, context_of, has_own_operators, higher, is_active_anywhere, is_array, is_scalar,
+    is_tracked, leaves_of, object_operand, plain_value, primal_at, primals_of, refuse_own_operators, run_plain,
+    run_primal, wrap_inactive, wrap_new, wrap_view,
 )
 from cyad._elementwise cimport PushAll, apply, link_row, partial_maps, within_64_bits
 from cyad._redirect cimport redirect_native, register_dispatcher_handler, register_ufunc_handler, swap_current
@@ -417,6 +418,11 @@ cdef object structural(object rule, object func, object args, dict kwargs):
     cdef int k
     cdef bint reads_out = False
     cdef object leaf
+    for leaf in leaves:
+        if not (is_tracked(leaf) or type(leaf) is ndarray or leaf is None or isinstance(leaf, (float, int))) and is_foreign(leaf):
+            if any([is_active_anywhere(v) for v in leaves]):
+                refuse_foreign(leaf, _name_of(func))
+            return run_plain(functools.partial(func, **{k: all_plain(v) for k, v in kwargs.items()}), all_plain(tuple(args)))
     leaves = [leaf if is_tracked(leaf) else object_operand(leaf) for leaf in leaves]
     ctx = context_among(leaves)
     if ctx is None:
@@ -457,6 +463,25 @@ cdef object structural(object rule, object func, object args, dict kwargs):
         everything.count = <int>len(leaves)
     return ctx.link(out, operands, pushes if together is None else everything, pulls,
                     ([leaves[k] for k in set(read)], reads_out))
+
+
+cdef bint is_foreign(object value) except -1:
+    """Whether an operand means something else to NumPy than the array of its values."""
+    if has_own_operators(value):
+        return True
+    if value is np._NoValue or isinstance(value, (ndarray, list, tuple, complex, np.generic)) or hasattr(type(value), "__array__"):
+        return False
+    plain = run_plain(np.asarray, (value,))
+    return plain.ndim == 0 and plain.dtype.hasobject
+
+
+cdef int refuse_foreign(object value, object name) except -1:
+    if has_own_operators(value):
+        refuse_own_operators(value, name)
+    if type(value).__module__.startswith("scipy.sparse"):
+        raise MissingRuleError(f"{name} of active values and a matrix of scipy.sparse, which is no array to NumPy; use its "
+                               "array of values (A.data), A.toarray(), or give the function that uses it a rule")
+    raise MissingRuleError(f"{name} of active values and a {type(value).__name__}, which is no array and no number")
 
 
 cdef object _non_operand(Context ctx, object func, object value):

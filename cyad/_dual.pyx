@@ -173,10 +173,12 @@ cdef class Dual:
         return modular(FLOOR_DIVIDE, operator.floordiv, left, right)
 
     def __divmod__(left, right):
-        return modular(FLOOR_DIVIDE, operator.floordiv, left, right), modular(REMAINDER, operator.mod, left, right)
+        whole = modular(FLOOR_DIVIDE, operator.floordiv, left, right)
+        return whole if whole is NotImplemented else (whole, modular(REMAINDER, operator.mod, left, right))
 
     def __matmul__(left, right):
-        return np.matmul(left, right)
+        other = right if type(left) is Dual else left
+        return np.matmul(left, right) if isinstance(other, (np.ndarray, float, int)) else NotImplemented
 
     def __neg__(self):
         return scalar_unary(NEGATIVE, self)

@@ -16,17 +16,20 @@ from numpy cimport (
 )
 
 from cyad._context cimport (
-    SINGLE, WEAK, Context, TrackedArray, check_alive, context_of, higher, is_array, is_complex, is_real_float,
-    object_operand, plain_value, primal_at, real_part, run_primal, shape_of, unbroadcast, wrap_inactive,
+    SINGLE, WEAK, Context, TrackedArray, check_alive, context_of, has_own_operators, higher, is_active_anywhere, is_array,
+    is_complex, is_real_float, is_tracked, object_operand, plain_value, primal_at, real_part, refuse_own_operators,
+    run_plain, run_primal, shape_of, unbroadcast, wrap_inactive,
 )
 from cyad._redirect cimport swap_current
 from cyad._shadow cimport SMALLEST_KEPT, new_result
 from cyad.rules._kernels cimport Row, evaluate_array, multiply_matrices
 
+import numbers
 import operator
 
 import numpy as np
 
+from cyad._context import objects_of
 from cyad.errors import ActivityError, MissingRuleError
 from cyad.rules._kernels import rows_by_name
 from cyad.rules.custom import OVERRIDES as _OVERRIDES
@@ -36,6 +39,7 @@ import_array()
 cdef object f64 = np.float64
 cdef object np_matmul = np.matmul
 cdef object f32 = np.float32
+cdef object _ndarray_ufunc = np.ndarray.__array_ufunc__
 
 cdef Row SIGN = rows_by_name["sign"]
 
@@ -189,10 +193,10 @@ cdef object apply(Row row, object x, object y):
 cdef object general_elementwise(Context ctx, Row row, object x, object y):
     """Any operands, by ordinary NumPy calls on their primals."""
     cdef object xp, yp = None, out
-    x = object_operand(x)
+    if not is_known(x) or (row.nin == 2 and not is_known(y)):
+        return foreign_elementwise(ctx, row, x, y)
     xp = within_64_bits(primal_at(ctx, x))
     if row.nin == 2:
-        y = object_operand(y)
         yp = within_64_bits(primal_at(ctx, y))
         if not row.zero:
             xp, yp = ctx.guard(xp), ctx.guard(yp)
@@ -209,6 +213,69 @@ cdef int refuse(Context ctx, Row row, object x, object y) except -1:
         if row.partials[k] is None and ctx.is_active(y if k else x):
             raise MissingRuleError(f"{row.name} of an active value: {row.refusal}")
     return 0
+
+
+cdef bint is_known(object value) except -1:
+    """Whether an operand is a number or an array as they are: tracked, NumPy's, Python's."""
+    if is_tracked(value) or isinstance(value, (float, int, complex, np.generic)):
+        return True
+    return type(value) is ndarray and not value.dtype.hasobject
+
+
+cdef object foreign_elementwise(Context ctx, Row row, object x, object y):
+    """Operands of which some is neither a number nor a plain array: what NumPy makes of them, in its order.
+
+    Who implements ufuncs does it; of a subclass of ndarray the memory counts, unless its operators do; what has a number's or an
+    array's value is that; any other object decides itself, element by element.
+    """
+    cdef list given = [x] if row.nin == 1 else [x, y], operands = []
+    cdef bint as_objects = False
+    for v in given:
+        own = None if is_known(v) else getattr(type(v), "__array_ufunc__", _ndarray_ufunc)
+        if own is None and not is_known(v):
+            raise TypeError(f"operand '{type(v).__name__}' does not support ufuncs (__array_ufunc__=None)")
+        if own is not None and own is not _ndarray_ufunc:
+            result = own(v, row.ufunc, "__call__", *given)
+            if result is not NotImplemented:
+                return result
+            raise ActivityError(f"{row.name} met tracked values and a {type(v).__name__}, whose __array_ufunc__ does not take "
+                                "them; pass its values as an array")
+    for v in given:
+        if has_own_operators(v):
+            if any([is_active_anywhere(u) for u in given]):
+                refuse_own_operators(v, row.name)
+            return run_plain(row.ufunc, tuple([plain_value(u) for u in given]))
+    for v in given:
+        if not is_known(v):
+            v = valued(v)
+        if not is_tracked(v) and not isinstance(v, ndarray) and not is_known(v):
+            as_objects = True
+        operands.append(v)
+    if as_objects:
+        return row.ufunc(*[objects_of(v) if is_tracked(v) else v for v in operands])   # in the user's context: his operators run
+    return general_elementwise(ctx, row, operands[0], operands[1] if row.nin == 2 else None) if all(map(is_known, operands)) \
+        else general_objects(ctx, row, operands)
+
+
+cdef object general_objects(Context ctx, Row row, list operands):
+    """Plain arrays of objects: NumPy's result, where no active value meets them, or by their own operators."""
+    if any([isinstance(v, ndarray) and v.dtype.hasobject and not all([isinstance(e, numbers.Number) for e in v.flat])
+            for v in operands]):
+        return row.ufunc(*[objects_of(v) if is_tracked(v) else v for v in operands])
+    out = run_primal(ctx, row.ufunc, tuple([primal_at(ctx, v) for v in operands]), {})
+    if any([ctx.is_active(v) for v in operands]) and not row.zero:
+        raise ActivityError(f"{row.name} met operands that make an array of objects; give arrays of floats")
+    return wrap_inactive(ctx, out)
+
+
+cdef object valued(object value):
+    """A number or an array for what has the value of one; any other object is itself."""
+    if isinstance(value, (list, tuple, ndarray)):
+        return object_operand(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    arr = value.__array__() if hasattr(type(value), "__array__") else run_plain(np.asarray, (value,))
+    return arr if is_tracked(arr) or arr.ndim or not arr.dtype.hasobject else value
 
 
 cdef object link_row(Context ctx, Row row, object x, object y, object xp, object yp, object out):

@@ -30,8 +30,8 @@ from numpy cimport (
 
 from cyad._adjoint cimport Adjoint, Tape
 from cyad._context cimport (
-    Context, TrackedArray, check_conflict, context_of, is_array, is_float64, is_scalar, is_tracked, number, own_copy,
-    plain_value, run_plain, run_primal, wrap_inactive, wrap_view,
+    Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, TrackedArray, check_conflict, context_of, is_array, is_float64,
+    is_scalar, is_tracked, number, own_copy, plain_value, run_plain, run_primal, wrap_inactive, wrap_view,
 )
 from cyad._dual cimport Dual
 from cyad._nodes cimport NONE, Undo
@@ -675,7 +675,11 @@ cdef object read_only(object value):
         PyArray_CLEARFLAGS(plain, NPY_ARRAY_WRITEABLE)
         return plain
     if isinstance(value, (tuple, list)):
-        parts = [read_only(v) for v in value]
+        Py_EnterRecursiveCall(" in a list that is nested too deeply")
+        try:
+            parts = [read_only(v) for v in value]
+        finally:
+            Py_LeaveRecursiveCall()
         return type(value)(parts) if type(value) in (tuple, list) else value._make(parts) if hasattr(value, "_make") \
             else value
     return value

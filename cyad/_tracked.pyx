@@ -16,22 +16,26 @@ from numpy cimport (
 )
 
 from cyad._context cimport (
-    SINGLE, WEAK, Context, Scalar, TrackedArray, as_number, check_alive, check_conflict, context_of, escaped,
-    is_active_anywhere, is_array, is_complex, is_real_float, is_scalar, is_tracked, object_operand, own_copy,
-    plain_copy, plain_value, run_plain, run_primal, wrap_inactive, wrap_new, wrap_over, wrap_view,
+    SINGLE, WEAK, Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Scalar, TrackedArray, as_number, check_alive,
+    check_conflict, context_of, escaped, has_own_operators, is_active_anywhere, is_array, is_complex, is_float32,
+    is_float64, is_real_float, is_scalar, is_tracked, object_operand, own_copy, plain_copy, plain_value,
+    refuse_own_operators, run_plain, run_primal, wrap_inactive, wrap_new, wrap_over, wrap_view,
 )
 from cyad._elementwise cimport apply
 from cyad._shadow cimport extent_of
 from cyad.rules._kernels cimport Row
 
+import builtins
+import decimal
 import functools
+import numbers
 import operator
 import types
 
 import numpy as np
 
 from cyad._context import objects_of, stack_nested
-from cyad.errors import FRESH, ActiveStoreError, ActivityError, ADError, lost, where
+from cyad.errors import FRESH, ActiveStoreError, ActivityError, ADError, lost, of_sparse, where
 from cyad.rules._kernels import rows_by_name
 
 import_array()
@@ -79,7 +83,11 @@ cdef object plain_key(object key):
     if type(key) is tuple:
         for k in key:
             if is_tracked(k):
-                return tuple([plain_key(k) for k in key])
+                Py_EnterRecursiveCall(" in an index")
+                try:
+                    return tuple([plain_key(k) for k in key])
+                finally:
+                    Py_LeaveRecursiveCall()
     return key
 
 
@@ -285,7 +293,7 @@ cdef class DuckValue(TrackedArray):
                 f"an active array would become a plain array{where()} and lose its derivative: by a store into a plain array, "
                 "by what asks for its memory (as_strided, np.asarray in compiled code), or by a compiled function. Allocate the "
                 f"target inside the differentiated function ({FRESH}); pass an object that keeps it as an argument with a shadow, "
-                "Duplicated(obj, make_zero(obj)); or give the compiled function a rule (cyad.rules)")
+                f"Duplicated(obj, make_zero(obj)); or give the compiled function a rule (cyad.rules){of_sparse()}")
         if copy or (dtype is not None and np.dtype(dtype) != self.arr.dtype):
             return plain_copy(self.arr, dtype or self.arr.dtype, "K")
         self.place.buf.exposed = True
@@ -343,9 +351,8 @@ cdef class DuckValue(TrackedArray):
         return power(left, right)
 
     def __matmul__(left, right):
-        if may_decline(left) or may_decline(right):
-            return NotImplemented
-        return np.matmul(left, right)
+        result = None if is_usual(left) and is_usual(right) else unusual("matmul", left, right)
+        return np.matmul(left, right) if result is None else result
 
     def __neg__(self):
         return apply(NEGATIVE, self, None)
@@ -497,7 +504,10 @@ cdef class DuckValue(TrackedArray):
         if not is_active_anywhere(self) and not self.boxed:
             plain = self.__array__()
             return plain.view(type=type) if dtype is None else plain.view(dtype) if type is None else plain.view(dtype, type)
-        raise ADError("a view of a tracked array as another type would lose the derivative; use astype")
+        if isinstance(dtype, builtins.type) and issubclass(dtype, np.ndarray):
+            raise ADError(f"a view of a tracked array as {dtype.__module__}.{dtype.__qualname__}, a subclass that may have "
+                          f"operators of its own, would lose the derivative; use arrays, np.asarray(a){of_sparse()}")
+        raise ADError(f"a view of a tracked array as another type would lose the derivative; use astype{of_sparse()}")
 
     def setflags(self, write=None, align=None, uic=None):
         # The bottom's flags: what is there is not written by a sweep through this array.
@@ -690,7 +700,11 @@ class Into:
 cdef object own_key(object key):
     """An index that nobody can change until the tape has used it."""
     if type(key) is tuple:
-        return tuple([own_key(k) for k in key])
+        Py_EnterRecursiveCall(" in an index")
+        try:
+            return tuple([own_key(k) for k in key])
+        finally:
+            Py_LeaveRecursiveCall()
     if isinstance(key, np.ndarray):
         return own_copy(key)
     return list(key) if type(key) is list else key
@@ -780,28 +794,66 @@ class Flat:
 
 # ---- operators ------------------------------------------------------------------------------------------------------
 
-cdef bint is_foreign(object value) noexcept:
-    """An operand that gets to decide by itself (NumPy's rule: a type that sets __array_ufunc__ to None)."""
-    return not is_scalar(value) and getattr(type(value), "__array_ufunc__", True) is None
-
-
 cdef object binary(Row row, object left, object right):
-    if may_decline(left) or may_decline(right):
-        return NotImplemented
+    if not (is_usual(left) and is_usual(right)):
+        result = unusual(row.name, left, right)
+        if result is not None:
+            return result
     return apply(row, left, right)
 
 
-cdef inline bint may_decline(object value) except -1:
-    """An operand that is no number and no array of ours: Python shall ask it, too."""
-    if is_tracked(value) or PyFloat_CheckExact(value) or PyLong_CheckExact(value) or isinstance(value, ndarray):
+cdef inline bint is_usual(object value) noexcept:
+    return is_tracked(value) or PyFloat_CheckExact(value) or PyLong_CheckExact(value) or type(value) is ndarray \
+        or is_float64(value) or is_float32(value)
+
+
+cdef dict _OPERATORS = {
+    "add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv, "power": operator.pow,
+    "remainder": operator.mod, "floor_divide": operator.floordiv, "matmul": operator.matmul,
+}
+
+
+cdef object unusual(str name, object left, object right):
+    """The result of an operator that is not an operation of ours; None where it is."""
+    if declines(left, is_number(right)) or declines(right, is_number(left)):
+        return NotImplemented   # Python asks the other one
+    if has_own_operators(left) or has_own_operators(right):
+        # A product of np.matrix is not that of arrays.
+        if is_active_anywhere(left) or is_active_anywhere(right):
+            refuse_own_operators(left if has_own_operators(left) else right, name)
+        return run_plain(_OPERATORS[name], (plain_value(left), plain_value(right)))
+    return None
+
+
+cdef bint is_number(object value) noexcept:
+    return is_scalar(value) or (is_array(value) and (<TrackedArray>value).boxed)
+
+
+cdef bint declines(object value, bint by_number) except -1:
+    """Whether NumPy's arrays, or numbers, leave an operator to the other operand: by its __array_ufunc__, or its
+    __array_priority__; numbers do to every object that is not like an array."""
+    if is_tracked(value) or isinstance(value, ndarray):
         return False
-    return value is None or isinstance(value, str) or is_foreign(value)
+    if value is None or isinstance(value, str):
+        return True
+    if isinstance(value, (np.generic, numbers.Number, list, tuple)) and not isinstance(value, decimal.Decimal):
+        return False
+    own = getattr(type(value), "__array_ufunc__", True)
+    if own is None or own is not True:
+        return own is None
+    priority = getattr(type(value), "__array_priority__", None)
+    if isinstance(priority, (int, float)) and (by_number or priority > 0.0):
+        return True
+    if not by_number or hasattr(type(value), "__array__"):
+        return False
+    plain = run_plain(np.asarray, (value,))
+    return plain.ndim == 0 and plain.dtype.hasobject
 
 
 cdef object power(object left, object right):
     """`**` with NumPy's own short cuts for common exponents, so that values agree to the last bit."""
-    if may_decline(left) or may_decline(right):
-        return NotImplemented
+    if not (is_usual(left) and is_usual(right)):
+        return binary(POWER, left, right)
     if is_array(left) and not (<TrackedArray>left).boxed and (type(right) is int or type(right) is float):
         if right == 2:
             return apply(SQUARE, left, None)

@@ -56,6 +56,17 @@ def lost(call):
         "Text: f'{x:.3f}' in place of '%.3f' % x; complex numbers: x + 1j*y in place of complex(x, y)")
 
 
+def of_sparse():
+    """What to do about an error inside scipy.sparse; '' elsewhere."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("cyad", "numpy"):
+        frame = frame.f_back
+    if frame is None or not frame.f_globals.get("__name__", "").startswith("scipy.sparse"):
+        return ""
+    return (". scipy.sparse computes in compiled code: work with the array A.data (for a product: np.add.at with the "
+            "indices), with A.toarray(), or give the function that uses it a rule")
+
+
 def where():
     """` in smooth, line 12 (out[i] = x[i])`: the innermost line that is neither NumPy's nor ours; '' if none is."""
     frame = sys._getframe()

@@ -401,11 +401,17 @@ def _deep(x):
     return entries
 
 
+def _deep_tuple(x):
+    for _ in range(100_000):
+        x = (x, 0)
+    return x
+
+
 NESTED = {   # what NumPy and cyad say of lists without end is an error, not the end of the process
     "result": _deep, "array": lambda x: np.array(_in_itself(x)), "array of a deep list": lambda x: np.array(_deep(x)),
     "sum": lambda x: np.sum(_in_itself(x)), "ufunc": lambda x: np.add(x, _in_itself(x)),
     "concatenate": lambda x: np.concatenate([x, _in_itself(x)]), "stored": lambda x: x.__setitem__(0, _in_itself(x)),
-    "hypot": lambda x: np.hypot(x, _deep(x)),
+    "hypot": lambda x: np.hypot(x, _deep(x)), "index": lambda x: x[_deep_tuple(np.array([0, 1]))],
 }
 
 
