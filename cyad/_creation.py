@@ -178,6 +178,22 @@ def _astype_method(original, self, dtype, *args, **kwargs):
     return out if out is self else track(out)
 
 
+def _array_wrap_method(original, self, array, *args):
+    # NumPy's functions give results the type of their arguments; those made of captured arrays may be tracked.
+    if is_tracked_value(array):
+        return array[()] if args and args[-1] is True and array.ndim == 0 else array
+    return original(self, array, *args)
+
+
+def _method_into(name):
+    """A method of a plain array that was given a tracked one, above all as `out`: NumPy's function of that name."""
+    def call(original, self, *args, **kwargs):
+        return getattr(np, name)(*args[:1], self, *args[1:], **kwargs) if name == "compress" else \
+            getattr(np, name)(self, *args, **kwargs)
+
+    return call
+
+
 def _ndarray_call(original, *args, **kwargs):
     return track(original(*args, **kwargs))
 
@@ -328,6 +344,9 @@ def _install():
     _redirect.redirect(np.ndarray, "__copy__", "context", _copy_method)
     _redirect.redirect(np.ndarray, "__deepcopy__", "context", _copy_method)
     _redirect.redirect(np.ndarray, "astype", "context", _astype_method)
+    _redirect.redirect(np.ndarray, "__array_wrap__", "types", _array_wrap_method)
+    for name in ("argmax", "argmin", "choose", "compress", "cumprod", "cumsum", "dot", "round", "take", "trace"):
+        _redirect.redirect(np.ndarray, name, "types", _method_into(name))
     _redirect.redirect_type(np.ndarray, "context", _ndarray_call)
     _redirect.redirect_type(np.nditer, "types", _nditer)
     for dtype in (np.float64, np.float32, np.complex128, np.complex64):

@@ -14,7 +14,7 @@ from numpy cimport (
 from cyad._context cimport (
     Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Scalar, TrackedArray, all_plain, as_number, check_alive,
     check_conflict, context_among, context_of, has_own_operators, higher, is_active_anywhere, is_array, is_scalar,
-    is_tracked, leaves_of, object_operand, plain_value, primal_at, primals_of, refuse_own_operators, run_plain,
+    is_tracked, leaves_of, object_operand, own_copy, plain_value, primal_at, primals_of, refuse_own_operators, run_plain,
     run_primal, wrap_inactive, wrap_new, wrap_view,
 )
 from cyad._elementwise cimport PushAll, apply, link_row, partial_maps, within_64_bits
@@ -210,6 +210,9 @@ cdef object _ufunc_into(object ufunc, tuple inputs, dict kwargs, tuple out):
     kwargs = {k: v for k, v in kwargs.items() if k != "out"}
     where = kwargs.pop("where", True)
     casting = kwargs.get("casting", "same_kind")
+    if not leaves_of(inputs, {}):
+        where = where if where is True else plain_value(where)
+        return into_tracked(ufunc, inputs, {**kwargs, "out": out, **({} if where is True else {"where": where})}, -1, where)
     if where is not True:
         # NumPy computes nothing where the mask is off; neither may we, or the plain run's silence turns into warnings.
         mask = np.broadcast_to(plain_value(where), np.broadcast_shapes(
@@ -218,8 +221,7 @@ cdef object _ufunc_into(object ufunc, tuple inputs, dict kwargs, tuple out):
         results = apply_ufunc(ufunc, "__call__", picked, kwargs)
     else:
         mask = None
-        results = apply_ufunc(ufunc, "__call__", inputs, kwargs) if any(map(is_tracked, inputs)) \
-            else ufunc(*inputs, **kwargs)
+        results = apply_ufunc(ufunc, "__call__", inputs, kwargs)
     if type(results) is not tuple:
         results = (results,)
     returned = []
@@ -326,6 +328,8 @@ cdef object _ufunc_method(object ufunc, object method, tuple inputs, dict kwargs
     if "indices" in kwargs:
         inputs = (inputs[0], kwargs.pop("indices"), *inputs[1:])
     kwargs.update(zip(_METHOD_PARAMETERS[method], inputs[lead:]))
+    if is_only_tracked(inputs[:lead], kwargs, -1):
+        return into_tracked(getattr(ufunc, method), inputs[:lead], kwargs, -1)
     inputs = (as_array(object_operand(inputs[0])), *inputs[1:lead])
     if kwargs.get("dtype") is not None:
         kwargs["dtype"] = dtype_of(kwargs["dtype"])
@@ -655,6 +659,7 @@ cdef object dispatch(object func, object args, object kwargs):
     cdef PyObject* old
     cdef object fast = None
     cdef object own
+    cdef Py_ssize_t place
     if OVERRIDES and func in OVERRIDES:
         fast = _overridden(func, args, kwargs)
         if fast is not NotImplemented:
@@ -677,6 +682,10 @@ cdef object dispatch(object func, object args, object kwargs):
         fast = take_few(*args, **kwargs)
     if fast is not None:
         return fast
+    if not (args and is_tracked(args[0])) and (kwargs.get("out") is not None or len(args) > 1):
+        place = -1 if kwargs.get("out") is not None else place_of_out(func)
+        if is_only_tracked(args, kwargs, place):
+            return into_tracked(func, tuple(args), kwargs, place)
     special = _SPECIAL.get(func)
     if special is not None:
         return special(*args, **kwargs)
@@ -706,6 +715,40 @@ cdef object dispatch(object func, object args, object kwargs):
         swap_current(old)
 
 
+cdef bint is_only_tracked(object args, dict kwargs, Py_ssize_t place) except -1:
+    """Whether `out` is the one tracked argument of a call; it is args[place], or a keyword where `place` is negative."""
+    if place >= len(args):
+        return False
+    out = args[place] if place >= 0 else kwargs.get("out")
+    if type(out) is not tuple:
+        out = (out,)
+    if not any([is_tracked(o) for o in out]):
+        return False
+    args = (*args[:place], *args[place + 1:]) if place >= 0 else args
+    return not leaves_of(args, kwargs if place >= 0 else {k: v for k, v in kwargs.items() if k != "out"})
+
+
+cdef object into_tracked(object func, tuple args, dict kwargs, Py_ssize_t place, object mask=True):
+    """A call of which `out` alone is tracked: NumPy's own, into plain memory, which is then stored; no derivative is left."""
+    out = args[place] if place >= 0 else kwargs["out"]
+    targets = out if type(out) is tuple else (out,)
+    plain = tuple([own_copy((<TrackedArray>t).arr) if is_array(t) and not (<TrackedArray>t).boxed else plain_value(t)
+                   for t in targets])
+    given = plain if type(out) is tuple else plain[0]
+    result = run_plain(functools.partial(func, **(kwargs if place >= 0 else {**kwargs, "out": given})),
+                       args if place < 0 else (*args[:place], given, *args[place + 1:]))
+    for target, values in zip(targets, plain):
+        if values is target:
+            continue
+        if mask is True:
+            target[...] = values
+        else:
+            where = np.broadcast_to(mask, target.shape)
+            target[where] = values[where]
+    back = {id(values): target for target, values in zip(targets, plain)}
+    return tuple([back.get(id(r), r) for r in result]) if type(result) is tuple else back.get(id(result), result)
+
+
 cdef object without_derivative(Context ctx, object func, object args, object kwargs):
     """A call on primals. What it is to write into a tracked array is stored there: the derivative of what was there goes."""
     cdef Py_ssize_t place
@@ -729,10 +772,11 @@ cdef object without_derivative(Context ctx, object func, object args, object kwa
 def place_of_out(func):
     """Which positional argument `out` is; -1 where there is none."""
     try:
-        names = list(inspect.signature(func).parameters)
+        parameters = inspect.signature(func).parameters
     except (TypeError, ValueError):
         return -1
-    return names.index("out") if "out" in names else -1
+    positional = "out" in parameters and parameters["out"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return list(parameters).index("out") if positional else -1
 
 
 # ---- functions that are neither rules nor composites -------------------------------------------------------------------

@@ -261,3 +261,82 @@ def test_fractional_powers_of_negative_python_floats_are_complex(mode):
     def f(t):
         return abs((-t) ** (1 / 3)) ** 2 + ((-t) ** 0.5).imag
     assert cyad.gradient(mode, f, 1.25)[0] == pytest.approx((f(1.25 + 1e-6) - f(1.25 - 1e-6)) / 2e-6)
+
+
+P, K, I = np.array([[1.0, 2.0], [3.0, 5.0]]), np.arange(4.0), np.array([0, 1, 0, 1])
+
+# Functions of plain arrays into an array made inside: shape of that, and the call. The result has no derivative.
+INTO = {
+    **{f"{f.__name__}, axis": ((2,), lambda o, f=f: f(P, axis=0, out=o)) for f in (
+        np.sum, np.mean, np.std, np.var, np.max, np.min, np.prod, np.median, np.nanmedian, np.nansum, np.nanmean,
+        np.nanstd, np.nanmax, np.ptp, np.all, np.any, np.add.reduce, np.hypot.reduce, np.logaddexp.reduce)},
+    **{f"method {name}": ((2,), lambda o, name=name: getattr(P, name)(axis=0, out=o)) for name in (
+        "sum", "mean", "std", "var", "max", "min", "prod", "all", "any")},
+    "sum, by position": ((2,), lambda o: np.sum(P, 0, None, o)),
+    "reduce, by position": ((2,), lambda o: np.add.reduce(P, 0, None, o)),
+    "percentile": ((2,), lambda o: np.percentile(P, 30.0, axis=0, out=o)),
+    "sum where": ((2,), lambda o: np.sum(P, axis=0, out=o, where=P > 1.0)),
+    "accumulate": ((2, 2), lambda o: np.add.accumulate(P, 0, out=o)), "cumsum": ((4,), lambda o: np.cumsum(P, out=o)),
+    "reduceat": ((2,), lambda o: np.subtract.reduceat(K, [0, 2], out=o)),
+    "outer": ((4, 4), lambda o: np.outer(K, K, o)), "ufunc.outer": ((4, 4), lambda o: np.hypot.outer(K, K, out=o)),
+    "clip": ((2, 2), lambda o: np.clip(P, 1.5, 4.0, out=o)), "round": ((2, 2), lambda o: np.round(P, 1, out=o)),
+    "dot": ((2, 2), lambda o: np.dot(P, P, o)), "matmul": ((2, 2), lambda o: np.matmul(P, P, out=o)),
+    "einsum": ((2, 2), lambda o: np.einsum("ij,jk", P, P, out=o)), "trace": ((), lambda o: np.trace(P, out=o)),
+    "take": ((2,), lambda o: np.take(K, [1, 2], out=o)), "choose": ((4,), lambda o: np.choose(I, [K, 2 * K], out=o)),
+    "compress": ((2,), lambda o: np.compress([0, 1, 1, 0], K, out=o)),
+    "concatenate": ((4, 2), lambda o: np.concatenate([P, P], out=o)),
+    "stack": ((2, 2, 2), lambda o: np.stack([P, P], out=o)), "modf": ((2, 2), lambda o: np.modf(P, None, o)[1]),
+    "sqrt": ((2, 2), lambda o: np.sqrt(P, o)), "sqrt where": ((2, 2), lambda o: np.sqrt(P, out=o, where=P > 2.0)),
+    "divmod": ((2, 2), lambda o: np.divmod(P, 2.0, out=(o, None))[0]),
+    "irfft": ((4,), lambda o: np.fft.irfft(np.fft.rfft(K), out=o)), "vecdot": ((2,), lambda o: np.vecdot(P, P, out=o)),
+    "method dot": ((2, 2), lambda o: P.dot(P, out=o)), "method cumsum": ((2, 2), lambda o: P.cumsum(0, out=o)),
+    "method cumprod": ((4,), lambda o: P.cumprod(out=o)), "method clip": ((2, 2), lambda o: P.clip(1.5, 4.0, out=o)),
+    "method take": ((2,), lambda o: K.take([1, 2], out=o)), "method round": ((2, 2), lambda o: P.round(1, o)),
+    "method trace": ((), lambda o: P.trace(out=o)), "method choose": ((4,), lambda o: I.choose([K, 2 * K], out=o)),
+    "method compress": ((2,), lambda o: K.compress([0, 1, 1, 0], out=o)),
+}
+
+
+@pytest.mark.parametrize("name", INTO)
+def test_plain_results_into_arrays_that_carry_derivatives(name):
+    shape, call = INTO[name]
+
+    def f(x):
+        target = np.empty(shape)
+        target[...] = x[0]
+        given = target[...]
+        assert call(given) is given
+        return target * x[1]
+
+    check(f, [U])
+
+
+def test_what_numpy_refuses_to_store():
+    def f(x, call):
+        call(np.zeros(2))
+        return x
+
+    for call in (lambda o: P.argmax(0, out=o), lambda o: np.sum(P, out=o[0]), lambda o: np.sum(P, out=o),
+                 lambda o: np.multiply(P, 1j, out=o), lambda o: np.cumsum(K, out=o)):
+        with pytest.raises((TypeError, ValueError)):
+            f(1.0, call)
+        with pytest.raises((TypeError, ValueError)):
+            cyad.autodiff(cyad.Forward, lambda x, call=call: f(x, call), cyad.Duplicated(1.0, 1.0))
+
+
+# Functions of captured arrays that make arrays inside the call and pass them as `out`, or give them their type.
+CAPTURED = {
+    **{name: (lambda name=name: np.abs(getattr(np.fft, name)(K)).sum()) for name in (
+        "fft", "ifft", "rfft", "irfft", "hfft", "ihfft")},
+    "fft2": lambda: np.abs(np.fft.fft2(P)).sum(), "qr": lambda: np.abs(np.linalg.qr(P)[1]).sum(),
+    "qr complete": lambda: np.abs(np.linalg.qr(P, mode="complete").Q).sum(),
+    "lstsq": lambda: np.linalg.lstsq(P, K[:2], rcond=None)[0].sum(), "svd": lambda: np.linalg.svd(P)[1].sum(),
+    "eig": lambda: np.linalg.eig(P)[0].sum(), "pinv": lambda: np.linalg.pinv(P).sum(),
+    "cond": lambda: np.linalg.cond(P), "matrix_rank": lambda: float(np.linalg.matrix_rank(P)),
+    "multi_dot": lambda: np.linalg.multi_dot([P, P, P]).sum(),
+}
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_constants_from_captured_arrays(name):
+    check(lambda x: x[0] * CAPTURED[name](), [U])
