@@ -19,19 +19,20 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from numpy cimport (
     NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, NPY_MAXDIMS, PyArray_CHKFLAGS, PyArray_DATA,
-    PyArray_DESCR, PyArray_Descr, PyArray_ISBEHAVED_RO, PyArray_NBYTES, PyArray_NDIM, PyArray_TYPE,
-    import_array, ndarray, npy_intp,
+    PyArray_DESCR, PyArray_Descr, PyArray_ISBEHAVED_RO, PyArray_NBYTES, PyArray_NDIM, PyArray_TYPE, import_array,
+    ndarray, npy_intp,
 )
 
 from cyad._arguments cimport as_call, unwrap, wrap_all
 from cyad._context cimport (
     DOUBLE, SINGLE, WEAK, Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, TrackedArray, as_number, below,
-    buffer_over, check_alive, check_storable, context_of, ensure_lanes, escaped, explain, is_array, is_box, is_tracked, lane_of, number, own_copy, plain_value,
-    primal_at, register_types, scalar_fits, wrap_box, wrap_over, write_primal,
+    buffer_over, check_alive, check_storable, context_of, ensure_lanes, escaped, explain, is_array, is_box,
+    is_tracked, lane_of, number, own_copy, plain_value, primal_at, register_types, scalar_fits, wrap_box, wrap_over,
+    write_primal,
 )
 from cyad._elementwise cimport (
-    PushAll, evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes, refuse, warn,
-    warn_operator,
+    PushAll, evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes,
+    refuse, warn, warn_operator,
 )
 from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_overlap, same_geometry, view_of
@@ -48,7 +49,7 @@ from types import FunctionType
 import numpy as np
 
 from cyad._arguments import copy_shadows_back, leaves_of_result, release_state
-from cyad._structures import flatten, is_structure
+from cyad._structures import flatten
 from cyad.activity import BatchDuplicated, Const, Duplicated
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError, lost
 from cyad.rules._kernels import rows_by_name
