@@ -101,7 +101,10 @@ def _converted(original, obj, dtype, copy, order, ndmin=0, **kwargs):
         if copy and not fresh:
             out = out.copy(order="K" if order is None else order)
     elif isinstance(obj, (list, tuple)) and holds_tracked(obj):
-        out = stack_nested(obj, dtype)
+        try:
+            out = stack_nested(obj, dtype)
+        except RecursionError:
+            return None   # a list that holds itself: NumPy says that it is no array
     elif hasattr(type(obj), "__array__") and not isinstance(obj, (np.ndarray, np.generic)):
         out = obj.__array__()
         return _converted(original, out, dtype, copy, order, ndmin) if is_tracked_value(out) else None

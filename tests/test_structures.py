@@ -465,3 +465,9 @@ def test_a_method_of_an_object_with_a_long_linked_list(mode):
     assert first == 1.0 and type(second) is np.ndarray
     while chain.first is not None:   # node by node: to free it in one go takes the interpreter's stack
         chain.first = chain.first.after
+
+
+@BOTH
+def test_an_array_of_a_list_that_holds_itself(mode):
+    with pytest.raises(ValueError, match="setting an array element with a sequence"):
+        gradient(mode, lambda x: np.sum(np.array(_in_itself(x))), np.ones(2))
