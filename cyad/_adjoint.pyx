@@ -897,6 +897,8 @@ cdef class Tape(Recording):
             return None
         if not x_active and not y_active:
             return None
+        if self.strong and not (np.isfinite(x).all() and np.isfinite(y).all()):
+            return None   # the node multiplies by what it holds, also where the seed is zero
         out = matrix_product(x, y, typenum)
         node = Product.__new__(Product)
         node.a = self.recorded(a, x, y_active)

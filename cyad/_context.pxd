@@ -129,6 +129,8 @@ cdef bint is_box(View v) noexcept
 cdef object real_part(object c)
 cdef bint has_own_operators(object value) except -1
 cdef int refuse_own_operators(object value, object name) except -1
+cdef bint is_zero_seed(object t) except -1
+cdef object finite_only(object c)
 
 cdef extern from "Python.h":
     # Walkers over a user's lists: one that holds itself is a RecursionError, not the end of the C stack.

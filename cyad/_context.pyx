@@ -600,6 +600,25 @@ cdef bint is_complex(object value):
     return isinstance(value, (complex, np.complexfloating))
 
 
+cdef bint is_zero_seed(object t) except -1:
+    """Whether a seed, or each of a tuple of them, is zero throughout; None is zero."""
+    if t is None:
+        return True
+    if type(t) is tuple or type(t) is list:
+        return all([is_zero_seed(part) for part in t])
+    return not np.any(plain_value(t))
+
+
+cdef object finite_only(object c):
+    """What a linear map makes of a seed of zero under strong zero. Where the map holds inf or nan, that is a plain 0; else it
+    is 0 to its own context only, and keeps what it is to outer ones."""
+    if type(c) is tuple or type(c) is list:
+        return type(c)([finite_only(part) for part in c])
+    if c is None or np.all(np.isfinite(plain_value(c))):
+        return c
+    return np.zeros_like(plain_value(c)) if np.ndim(c) else 0.0
+
+
 cdef object real_part(object c):
     return c.real if not isinstance(c, (int, float)) and is_complex(plain_value(c)) else c
 

@@ -17,7 +17,7 @@ from cyad._context cimport (
     is_tracked, leaves_of, object_operand, own_copy, plain_value, primal_at, primals_of, refuse_own_operators, run_plain,
     run_primal, wrap_inactive, wrap_new, wrap_view,
 )
-from cyad._elementwise cimport PushAll, apply, link_row, partial_maps, within_64_bits
+from cyad._elementwise cimport PushAll, apply, link_row, partial_maps, strength, within_64_bits
 from cyad._redirect cimport redirect_native, register_dispatcher_handler, register_ufunc_handler, swap_current
 from cyad._shadow cimport new_result
 from cyad._tracked cimport derived_view, is_basic, own_key, plain_key, shares
@@ -38,6 +38,7 @@ from cyad._tracked import register_dispatch
 from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
 from cyad.rules import classification, registry
 from cyad.rules.custom import OVERRIDES as _OVERRIDES
+from cyad.rules.shapes import kind_of
 from cyad.rules._kernels import rows_by_name
 
 import_array()
@@ -457,6 +458,8 @@ cdef object structural(object rule, object func, object args, dict kwargs):
     for k in active:
         # Maps may compute weights right away: values of the next level out, like the result.
         push, pull = run_primal(ctx, linear, (k,), {})
+        if ctx.strong and func in PRODUCTS:
+            push, pull = run_primal(ctx, strong_product_maps, (rule, args, kwargs, k, push, pull), {})
         operands.append(leaves[k])
         pushes.append(push)
         pulls.append(pull)
@@ -486,6 +489,60 @@ cdef int refuse_foreign(object value, object name) except -1:
         raise MissingRuleError(f"{name} of active values and a matrix of scipy.sparse, which is no array to NumPy; use its "
                                "array of values (A.data), A.toarray(), or give the function that uses it a rule")
     raise MissingRuleError(f"{name} of active values and a {type(value).__name__}, which is no array and no number")
+
+
+# Sums of products of entries of their operands: in these, strong zeros count entry by entry.
+cdef frozenset PRODUCTS = frozenset([f for f in (
+    np.matmul, np.dot, np.inner, np.outer, np.tensordot, np.vdot, np.convolve, np.correlate, np.einsum, np.vecdot,
+    getattr(np, "matvec", None), getattr(np, "vecmat", None)) if f is not None])
+
+
+def strong_product_maps(rule, args, kwargs, k, push, pull):
+    """The maps of a product in its k-th operand in which a seed of zero contributes nothing, whatever it is multiplied by.
+
+    Where other operands hold inf or nan, these are taken out; what they contribute is found by products of masks, which
+    tell where one of them meets a seed that is not zero.
+    """
+    leaves = rule.locate(args, kwargs)
+    good = [np.isfinite(plain_value(v)) if i != k and kind_of(plain_value(v)) in "fc" else None for i, v in enumerate(leaves)]
+    wrong = [i for i in range(len(leaves)) if good[i] is not None and not np.all(good[i])]
+    if not wrong:
+        return push, pull
+    signed = len(leaves) == 2 and not any([np.iscomplexobj(plain_value(v)) for v in leaves])
+
+    def maps(values):
+        changed, named = rule.replace(args, kwargs, values)
+        return rule.fn(*changed, **named)[1](k)
+
+    def number(mask, v):
+        """The mask in the dtype of v, so that the maps meet what they expect."""
+        mask = np.asarray(mask, getattr(plain_value(v), "dtype", np.float64))
+        return mask if mask.ndim else mask[()]
+
+    finite = maps([v if i not in wrong else np.where(good[i], v, 0) if np.ndim(v) else number(False, v)
+                   for i, v in enumerate(leaves)])
+    masked = []      # (maps of a mask, the sign of what it stands for; 0 for nan)
+    for i in wrong:
+        value = plain_value(leaves[i])
+        kinds = ((value == np.inf, 1), (value == -np.inf, -1), (value != value, 0)) if signed else ((~good[i], 0),)
+        for mask, sign in kinds:
+            if np.any(mask):
+                masked.append((maps([plain_value(v) if j == k else number(mask if j == i else plain_value(v) != 0, v)
+                                     for j, v in enumerate(leaves)]), sign))
+
+    def counted(which):
+        def strong(seed):
+            plain = plain_value(seed)
+            total = finite[which](seed)
+            for both, sign in masked:
+                for part, way in ((plain > 0, sign), (plain < 0, -sign)) if sign else ((plain != 0, 0),):
+                    if np.any(part):
+                        met = np.real(both[which](number(part, seed))) > 0
+                        if np.any(met):
+                            total = total + number(np.where(met, way * np.inf if way else np.nan, 0.0), total)
+            return total
+        return strong
+    return counted(0), counted(1)
 
 
 cdef object _non_operand(Context ctx, object func, object value):
@@ -1087,7 +1144,7 @@ cdef object math_value(Row row, object x, object y, double value):
     for k in range(row.nin):
         operand = y if k else x
         if not row.zero and ctx.is_active(operand):
-            push, pull = partial_maps(row, k, xp, yp, out, (), row.strong or ctx.strong)
+            push, pull = partial_maps(row, k, xp, yp, out, (), strength(row, ctx))
             operands.append(operand)
             pushes.append(push)
             pulls.append(pull)

@@ -26,9 +26,9 @@ from numpy cimport (
 from cyad._arguments cimport as_call, unwrap, wrap_all
 from cyad._context cimport (
     DOUBLE, SINGLE, WEAK, Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, TrackedArray, as_number, below,
-    buffer_over, check_alive, check_storable, context_of, ensure_lanes, escaped, explain, is_array, is_box,
-    is_tracked, lane_of, number, own_copy, plain_value, primal_at, register_types, scalar_fits, wrap_box, wrap_over,
-    write_primal,
+    buffer_over, check_alive, check_storable, context_of, ensure_lanes, escaped, explain, finite_only, is_array, is_box,
+    is_tracked, is_zero_seed, lane_of, number, own_copy, plain_value, primal_at, register_types, scalar_fits, wrap_box,
+    wrap_over, write_primal,
 )
 from cyad._elementwise cimport (
     PushAll, evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes,
@@ -851,10 +851,16 @@ cdef class ForwardContext(Context):
                 for lane in range(self.width):
                     total = None
                     if type(pushes) is PushAll:
-                        total = (<PushAll>pushes).apply([tangent_of(operand, lane) for operand in operands])
+                        seeds = [tangent_of(operand, lane) for operand in operands]
+                        total = (<PushAll>pushes).apply(seeds)
+                        if self.strong and is_zero_seed(seeds):
+                            total = finite_only(total)
                     else:
                         for k in range(len(operands)):
-                            t = pushes[k](tangent_of(operands[k], lane))
+                            seed = tangent_of(operands[k], lane)
+                            t = pushes[k](seed)
+                            if self.strong and is_zero_seed(seed):
+                                t = finite_only(t)
                             total = t if total is None else sum_of(total, t)
                     lanes.append(total)
                 return self.result(out, lanes)

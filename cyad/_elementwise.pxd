@@ -16,7 +16,8 @@ cdef class PushAll:
 
 cdef object within_64_bits(object value)
 cdef ndarray evaluate_arrays(Row row, int typenum, ndarray x, double xn, ndarray y, double yn)
-cdef tuple partial_maps(Row row, int k, object x, object y, object out, object shape, bint strong)
+cdef int strength(Row row, Context ctx) noexcept
+cdef tuple partial_maps(Row row, int k, object x, object y, object out, object shape, int strong)
 cdef object float_warning(Row row, object x, object y)
 cdef object apply(Row row, object x, object y)
 cdef object general_elementwise(Context ctx, Row row, object x, object y)

@@ -56,6 +56,11 @@ def register_overridden(overridden):
     _overridden = overridden
 
 
+# What a seed of zero contributes: its product with the partial; nothing, even where that is infinite, because the row says so;
+# because the user does. The difference is what outer differentiations see (`seed_product`).
+cdef enum: WEAK_ZERO, ROW_STRONG, MODE_STRONG
+
+
 # ---- elementwise operations ------------------------------------------------------------------------------------------
 
 cdef object float_warning(Row row, object x, object y):
@@ -290,7 +295,7 @@ cdef object link_row(Context ctx, Row row, object x, object y, object xp, object
         raise ActivityError(f"{row.name} met operands that make an array of objects; give arrays of floats")
     if row.refusal is not None:
         refuse(ctx, row, x, y)
-    strong = row.strong or ctx.strong
+    strong = strength(row, ctx)
     shape = shape_of(out)
     reads_mask = 0
     for k in range(row.nin):
@@ -317,7 +322,11 @@ cdef bint _object_dtype(object out):
     return isinstance(out, np.ndarray) and out.dtype.hasobject
 
 
-cdef tuple partial_maps(Row row, int k, object x, object y, object out, object shape, bint strong):
+cdef int strength(Row row, Context ctx) noexcept:
+    return MODE_STRONG if ctx.strong else ROW_STRONG if row.strong else WEAK_ZERO
+
+
+cdef tuple partial_maps(Row row, int k, object x, object y, object out, object shape, int strong):
     """The pushforward and pullback of an elementwise operation in its k-th operand, from its row."""
     cdef PartialMaps maps
     operand_shape = shape_of(y if k else x)
@@ -337,7 +346,8 @@ cdef class PartialMaps:
     """Multiplication by a partial derivative, and its transpose. A class: closures that share one make reference cycles."""
 
     cdef object partial, x, y, out, shape, operand_shape, value
-    cdef bint strong, real_operand
+    cdef int strong
+    cdef bint real_operand
     cdef bint both   # strong: a coefficient of zero counts like a seed of zero
 
     cdef object coefficient(self):
@@ -350,7 +360,9 @@ cdef class PartialMaps:
     cdef object weigh(self, object c, object t):
         if type(c) is float and <double>c == 1.0:
             return t
-        return strong_product(c, t, self.both) if self.strong else c * t
+        if self.strong == WEAK_ZERO:
+            return c * t
+        return strong_product(c, t, self.both) if self.strong == ROW_STRONG else seed_product(c, t)
 
     def push(self, t):
         c = self.weigh(self.coefficient(), t)
@@ -366,7 +378,7 @@ cdef class PartialMaps:
 cdef enum: READS_X_AND_OUT = 5
 
 
-cdef object nested_partial(object partial, object x, object y, object out, bint strong):
+cdef object nested_partial(object partial, object x, object y, object out, int strong):
     """A partial derivative of operands that outer calls may track: there, one operation with partials of its own."""
     cdef Context ctx = higher(higher(context_of(x), context_of(y)), context_of(out))
     cdef PartialMaps maps
@@ -398,7 +410,7 @@ cdef object nested_partial(object partial, object x, object y, object out, bint 
             maps.partial = d
             maps.x, maps.y, maps.out = xp, yp, op
             maps.shape, maps.operand_shape = shape, shape_of(v)
-            maps.strong, maps.real_operand = strong or ctx.strong, not is_complex(plain_value(v))
+            maps.strong, maps.real_operand = MODE_STRONG if ctx.strong else strong, not is_complex(plain_value(v))
             operands.append(v)
             pushes.append(maps.push)
             pulls.append(maps.pull)
@@ -472,16 +484,23 @@ cdef object strong_product(object c, object t, bint both):
     return ctx.link(out, operands, pushes, pulls, (reads, False)) if operands else wrap_inactive(ctx, out)
 
 
-def seed_product(c, t):
-    """A strong product for rules: a seed t of zero contributes nothing."""
-    return strong_product(c, t, False)
+cpdef object seed_product(object c, object t):
+    """The product where the user asks for strong zeros: a seed t of zero that meets an infinite c is cut off. Nothing of it
+    has a derivative to outer differentiations either: what they would multiply by c leads into branches not taken.
+    """
+    dead = np.equal(plain_value(t), 0) & ~np.isfinite(plain_value(c))
+    if not np.any(dead) or context_of(c) is None and context_of(t) is None:
+        return strong_product(c, t, False)
+    if np.ndim(dead) == 0:
+        return strong_product(plain_value(c), plain_value(t), False)
+    return np.where(dead, 0.0, strong_product(np.where(dead, 0.0, c), t, False))
 
 
 cdef tuple factor_maps(object factor, object operand, object shape, bint both):
     """The maps of a strong product in one factor, given the other."""
     cdef PartialMaps maps = PartialMaps.__new__(PartialMaps)
     maps.value, maps.shape, maps.operand_shape = factor, shape, shape_of(operand)
-    maps.strong, maps.both, maps.real_operand = True, both, not is_complex(plain_value(operand))
+    maps.strong, maps.both, maps.real_operand = ROW_STRONG, both, not is_complex(plain_value(operand))
     return maps.push, maps.pull
 
 

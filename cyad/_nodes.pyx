@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from numpy cimport NPY_FLOAT, import_array, ndarray, npy_intp
 
-from cyad._context cimport Context, add_to_lane, ensure_lanes, lane_of, plain_value
+from cyad._context cimport Context, add_to_lane, ensure_lanes, finite_only, is_zero_seed, lane_of, plain_value
 from cyad._elementwise cimport NO_GIL_FROM
 from cyad._shadow cimport Buffer, View, broadcast_strides, may_overlap
 from cyad.rules._kernels cimport Row, accumulate, copy_add, multiply_matrices
@@ -604,22 +604,26 @@ cdef class Link(Node):
     cdef int pullback(self, Recording tape) except -1:
         cdef int lane, k
         cdef object g, c, operand
+        cdef bint nothing
         tape.hush()
         for lane in range(tape.width):
             gs = [adjoint_of(tape, out, lane) for out in self.outs]
             if all([g is None for g in gs]):
                 continue
             g = gs[0] if len(gs) == 1 else tuple(gs)
+            nothing = tape.strong and is_zero_seed(g)
             for k in range(len(self.operands)):
                 operand = self.operands[k]
                 pull = self.pulls[k]
                 if type(pull) is Into:
                     key, c = pull.pull(g)
-                    add_into(tape, <View>operand, lane, key, c)
+                    add_into(tape, <View>operand, lane, key, finite_only(c) if nothing else c)
                     continue
                 c = pull(g)
                 if c is None:
                     continue
+                if nothing:
+                    c = finite_only(c)
                 if type(operand) is int:
                     tape.adjoints[<size_t>operand * tape.width + lane] += float(np.sum(np.real(c)))
                 else:

@@ -268,7 +268,13 @@ class Mode:
         return dataclasses.replace(self, is_split=False, width=1)
 
     def with_strong_zero(self):
-        """A zero adjoint (tangent) contributes nothing, even where the partial derivative is infinite or nan."""
+        """A zero adjoint (tangent) contributes nothing, even where the partial derivative is infinite or nan.
+
+        This holds entry by entry in elementwise operations, in rules by partial derivatives and in products of arrays
+        (dot, matmul, inner, outer, tensordot, einsum, vecdot, convolve, correlate). Of other functions (prod, cumprod,
+        std, norm, det, solve, ...) it holds as a whole: where the tangent of an argument (the adjoint of the result) is
+        zero throughout. To outer differentiations, too, what is left out is 0.
+        """
         return dataclasses.replace(self, strong_zero=True)
 
     def with_runtime_activity(self):

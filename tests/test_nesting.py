@@ -657,3 +657,85 @@ def test_complex_scalars_are_no_sequences(mode):
         return z.real
 
     assert_allclose(gradient(mode, f, 0.5)[0], -np.sin(0.5))
+
+
+# ---- strong zeros in functions of whole arrays -----------------------------------------------------------------------
+
+# Each computes from 1/x what is not finite at x[0] = 0, and takes none of it.
+DEAD = {
+    "dot": lambda x: np.dot(1 / x, x), "norm": lambda x: np.linalg.norm(1 / x), "std": lambda x: np.std(1 / x),
+    "var": lambda x: np.var(1 / x), "prod": lambda x: np.prod(1 / x), "cumprod": lambda x: np.cumprod(1 / x)[1],
+    "det": lambda x: np.linalg.det(np.stack([1 / x, 2.0 / x])), "matmul": lambda x: ((1 / x) @ np.ones((2, 2)) @ x),
+    "outer": lambda x: np.outer(1 / x, x).sum(), "einsum": lambda x: np.einsum("i,i,j->", 1 / x, x, x),
+    "tensordot": lambda x: np.tensordot(1 / x, x, 1), "convolve": lambda x: np.convolve(1 / x, x)[1],
+    "solve": lambda x: np.linalg.solve(np.diag(3.0 + x), 1 / x)[0], "median": lambda x: np.median(1 / x),
+    "complex": lambda x: np.vdot(1 / x + 1j, x).real,
+}
+
+
+@pytest.mark.parametrize("mix", mixes(1, 2))
+@pytest.mark.parametrize("name", DEAD)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_strong_zeros_of_what_is_not_taken(name, mix):
+    def f(x):
+        return np.sum(np.where(x > 0, DEAD[name](x), x * x))
+
+    H = f
+    for mode in reversed(mix):
+        H = functools.partial(lambda mode, f, x: cyad.jacobian(mode.with_strong_zero(), f, x)[0], mode, H)
+    assert_allclose(H(np.array([0.0, -1.0])), [0.0, -2.0] if len(mix) == 1 else np.diag([2.0, 2.0]))
+
+
+BIG = np.array([[np.inf, 1.0, np.nan], [2.0, -np.inf, 3.0], [4.0, 5.0, 6.0]])
+# Of a vector, by a matrix in which something is not finite; and the same by elementwise products.
+PRODUCTS = {
+    "matmul": (lambda x: BIG @ x, lambda x: np.sum(BIG * x, axis=1)),
+    "vector first": (lambda x: x @ BIG, lambda x: np.sum(BIG * x[:, None], axis=0)),
+    "matrices": (lambda x: BIG @ (x[:, None] * np.ones(2)),
+                 lambda x: np.stack([np.sum(BIG * x, axis=1) for _ in range(2)], axis=1)),
+    "batched": (lambda x: np.stack([BIG, BIG]) @ x, lambda x: np.sum(np.stack([BIG, BIG]) * x, axis=2)),
+    "dot": (lambda x: np.dot(BIG[1], x), lambda x: np.sum(BIG[1] * x)),
+    "dot of a number": (lambda x: np.dot(np.inf, x), lambda x: np.inf * x),
+    "inner": (lambda x: np.inner(BIG, x), lambda x: np.sum(BIG * x, axis=1)),
+    "outer": (lambda x: np.outer(BIG[1], x), lambda x: BIG[1][:, None] * x),
+    "tensordot": (lambda x: np.tensordot(BIG, x, 1), lambda x: np.sum(BIG * x, axis=1)),
+    "vdot": (lambda x: np.vdot(BIG[0], x), lambda x: np.sum(BIG[0] * x)),
+    "vecdot": (lambda x: np.vecdot(BIG, x), lambda x: np.sum(BIG * x, axis=1)),
+    "einsum": (lambda x: np.einsum("ij,j->i", BIG, x), lambda x: np.sum(BIG * x, axis=1)),
+    "convolve": (lambda x: np.convolve(BIG[1], x), lambda x: np.stack([
+        np.sum(np.stack([BIG[1, i] * x[k - i] for i in range(3) if 0 <= k - i < 3])) for k in range(5)])),
+    "correlate": (lambda x: np.correlate(x, BIG[1]), lambda x: np.reshape(np.sum(x * BIG[1]), 1)),
+    "single": (lambda x: BIG.astype(np.float32) @ x.astype(np.float32),
+               lambda x: np.sum(BIG.astype(np.float32) * x.astype(np.float32), axis=1)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: m.name)
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_strong_zeros_count_entry_by_entry_in_products(name, mode):
+    own, plain = PRODUCTS[name]
+    mode = mode.with_strong_zero()
+    x = np.ones(3)
+    if mode.forward:
+        for direction in itertools.product((0.0, 2.0, -1.0), repeat=3):
+            got, want = (autodiff(mode, f, Duplicated(x, np.array(direction)))[0] for f in (own, plain))
+            assert_allclose(got, want)
+            assert np.result_type(got) == np.result_type(want)
+        return
+    count = np.size(own(x))
+    for seed in itertools.islice(itertools.product((0.0, 2.0, -1.0), repeat=count), 0, 700, 7):
+        got, want = (gradient(mode, lambda x: np.sum(np.ravel(f(x)) * np.array(seed)), x)[0]  # noqa: B023
+                     for f in (own, plain))
+        assert_allclose(got, want)
+
+
+@pytest.mark.parametrize("mix", mixes(2))
+def test_strong_zeros_in_products_keep_second_derivatives(mix):
+    """The cotangent of the product is zero, its derivative is not."""
+    outer, inner = (mode.with_strong_zero() for mode in mix)
+    weights = np.array([2.0, 3.0])
+    H, = cyad.jacobian(outer, slope(lambda x: (np.dot(weights, x) - 8.0) ** 2, inner), np.array([1.0, 2.0]))
+    assert_allclose(H, 2.0 * np.outer(weights, weights))
+    H, = cyad.jacobian(outer, slope(lambda x: np.sum((np.cumprod(x) - [1.0, 2.0]) ** 2), inner), np.array([1.0, 2.0]))
+    assert_allclose(H, [[10.0, 4.0], [4.0, 2.0]])
