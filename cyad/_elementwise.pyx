@@ -60,6 +60,10 @@ def register_overridden(overridden):
 # because the user does. The difference is what outer differentiations see (`seed_product`).
 cdef enum: WEAK_ZERO, ROW_STRONG, MODE_STRONG
 
+# Which zeros of a strong product count: of a seed that meets the partial of a row with the flag, whose derivatives are finite
+# where it is finite and not 0 itself; of any seed; of either factor.
+cdef enum: ROW_SEED, ANY_SEED, EITHER
+
 
 # ---- elementwise operations ------------------------------------------------------------------------------------------
 
@@ -348,7 +352,7 @@ cdef class PartialMaps:
     cdef object partial, x, y, out, shape, operand_shape, value
     cdef int strong
     cdef bint real_operand
-    cdef bint both   # strong: a coefficient of zero counts like a seed of zero
+    cdef int zeros   # strong: which zeros count
 
     cdef object coefficient(self):
         # Evaluated when first needed (a reverse sweep may never get here), once for all lanes.
@@ -362,7 +366,7 @@ cdef class PartialMaps:
             return t
         if self.strong == WEAK_ZERO:
             return c * t
-        return strong_product(c, t, self.both) if self.strong == ROW_STRONG else seed_product(c, t)
+        return strong_product(c, t, self.zeros) if self.strong == ROW_STRONG else seed_product(c, t)
 
     def push(self, t):
         c = self.weigh(self.coefficient(), t)
@@ -448,11 +452,11 @@ cdef object _direction(object x, object size):
     return np.where(flat, 0, x) / np.where(flat, 1.0, size)
 
 
-cdef object strong_product(object c, object t, bint both):
-    """c * t with 0 wherever t is 0 (`both`: or c is), whatever the other is: inf or nan.
+cdef object strong_product(object c, object t, int zeros):
+    """c * t with 0 wherever t is 0 (EITHER: or c is), whatever the other is: inf or nan.
 
-    What outer differentiations see is a product like any other, also where t happens to be 0. Only where c is not finite
-    either is it an operation of its own: its derivatives c' t and c t' are products of this kind again.
+    What outer differentiations see is a product like any other, also where t happens to be 0. Where a factor or its
+    derivatives may not be finite it is an operation of its own: c' t and c t' are products of this kind again.
     """
     cdef Context ctx = higher(context_of(c), context_of(t))
     cdef PyObject* old
@@ -461,22 +465,25 @@ cdef object strong_product(object c, object t, bint both):
     cdef bint seed
     with np.errstate(all="ignore"):
         if ctx is None:
-            return _plain_strong_product(c, t, both)
-        if not np.any(np.equal(plain_value(t), 0)) and np.all(np.isfinite(plain_value(c))) and (
-                not both or np.all(np.isfinite(plain_value(t)))):
-            return c * t
+            return _plain_strong_product(c, t, zeros == EITHER)
+        if np.all(np.isfinite(plain_value(c))) and (zeros != EITHER or np.all(np.isfinite(plain_value(t)))):
+            dead = np.equal(plain_value(t), 0)
+            if zeros == ROW_SEED and np.any(dead):
+                dead = dead & np.equal(plain_value(c), 0)
+            if not np.any(dead):
+                return c * t
     check_alive(ctx)
     # As in nested_partial: memory of this context is restored before it is read.
     cp = primal_at(ctx, c) if context_of(c) is ctx else ctx.guard(c)
     tp = primal_at(ctx, t) if context_of(t) is ctx else ctx.guard(t)
     old = swap_current(<PyObject*>ctx.outer if ctx.outer is not None else NULL)
     try:
-        out = strong_product(cp, tp, both)
+        out = strong_product(cp, tp, zeros)
     finally:
         swap_current(old)
     for seed, v, own, other in ((False, c, cp, tp), (True, t, tp, cp)):
         if ctx.is_active(v):
-            maps = factor_maps(other, own, shape_of(out), both or not seed)
+            maps = factor_maps(other, own, shape_of(out), zeros if seed else EITHER)
             operands.append(v)
             pushes.append(maps[0])
             pulls.append(maps[1])
@@ -490,17 +497,17 @@ cpdef object seed_product(object c, object t):
     """
     dead = np.equal(plain_value(t), 0) & ~np.isfinite(plain_value(c))
     if not np.any(dead) or context_of(c) is None and context_of(t) is None:
-        return strong_product(c, t, False)
+        return strong_product(c, t, ANY_SEED)
     if np.ndim(dead) == 0:
-        return strong_product(plain_value(c), plain_value(t), False)
-    return np.where(dead, 0.0, strong_product(np.where(dead, 0.0, c), t, False))
+        return strong_product(plain_value(c), plain_value(t), ANY_SEED)
+    return np.where(dead, 0.0, strong_product(np.where(dead, 0.0, c), t, ANY_SEED))
 
 
-cdef tuple factor_maps(object factor, object operand, object shape, bint both):
+cdef tuple factor_maps(object factor, object operand, object shape, int zeros):
     """The maps of a strong product in one factor, given the other."""
     cdef PartialMaps maps = PartialMaps.__new__(PartialMaps)
     maps.value, maps.shape, maps.operand_shape = factor, shape, shape_of(operand)
-    maps.strong, maps.both, maps.real_operand = ROW_STRONG, both, not is_complex(plain_value(operand))
+    maps.strong, maps.zeros, maps.real_operand = ROW_STRONG, zeros, not is_complex(plain_value(operand))
     return maps.push, maps.pull
 
 
