@@ -266,7 +266,9 @@ cdef class Adjoint:
     def __float__(self):
         if self.slot != NONE:
             check_alive(self.ctx)
-            raise lost("float()")
+            error = lost("float()")
+            self.ctx.refused = str(error)
+            raise error
         return self.value
 
     def __complex__(self):
@@ -617,7 +619,7 @@ cdef class Tape(Recording):
                 raise LockedArrayError(
                     f"{name_of(f)} wrote an array that it captured and that the tape refers to (over a mebibyte it is not copied but "
                     "locked for the length of the call): pass the array as an argument, or write into a copy") from error
-            explain(error)
+            explain(self, error)
             raise
         finally:
             swap_current(old)

@@ -34,6 +34,7 @@ cdef class Context:
     cdef object title       # the function of the call, or words for it
     cdef bint running       # the function of the call runs, or its sweep: NumPy's arrays may be given kept memory
     cdef bint large         # the call has made large arrays by ordinary NumPy calls
+    cdef object refused     # what the last conversion to a plain number was told, which compiled code may pass over
     cdef object allocator   # while NumPy is given kept memory: what allocated before
 
     cdef TrackedArray new_array(self)
@@ -111,7 +112,7 @@ cdef object run_primal(Context ctx, object function, tuple args, dict kwargs)
 cdef bint is_active_anywhere(object value) except -1
 cdef object unbroadcast(object c, tuple shape)
 cdef object number(object value)
-cdef int explain(object error) except -1
+cdef int explain(Context ctx, object error) except -1
 cdef object run_plain(object function, tuple args)
 cdef object object_operand(object value)
 cdef object wrap_inactive(Context ctx, object out)

@@ -376,7 +376,7 @@ def _copy(a):
 cdef dict _OPCODES = opcode.opmap
 
 
-cdef int explain(object error) except -1:
+cdef int explain(Context ctx, object error) except -1:
     """Adds to an error of compiled code, which knows nothing of tracked values, that it was given some."""
     cdef object trace = error.__traceback__, frame
     if isinstance(error, SystemError):
@@ -390,6 +390,9 @@ cdef int explain(object error) except -1:
     if isinstance(error, ADError) or not 0 <= trace.tb_lasti < len(code.co_code) \
             or code.co_code[trace.tb_lasti] == _OPCODES["RAISE_VARARGS"]:
         return 0   # cyad's own, or raised by Python code that knows why
+    if ctx.refused is not None:
+        error.add_note(f"cyad: before that, it went on after another error: {ctx.refused}")
+        return 0
     tracked = sorted([name for name, value in frame.f_locals.items() if is_tracked(value)])
     if tracked:
         error.add_note(f"cyad: compiled code that takes plain arrays only was called in {code.co_qualname}, line {trace.tb_lineno}, where "

@@ -240,7 +240,9 @@ cdef class Dual:
     def __float__(self):
         if self.width:
             check_alive(self.ctx)
-            raise lost("float()")
+            error = lost("float()")
+            self.ctx.refused = str(error)
+            raise error
         return self.value
 
     def __complex__(self):
@@ -1060,7 +1062,7 @@ def run_forward(mode, f, returned, args, kwargs, list named, int width, bint bat
         try:
             result = f(*positional, **keywords)
         except (TypeError, ValueError, SystemError) as error:
-            explain(error)
+            explain(ctx, error)
             raise
         finally:
             swap_current(old)
@@ -1150,7 +1152,7 @@ def push_lanes(call, list blocks, int width, bint strong=False):
         try:
             result = f(*values)
         except (TypeError, ValueError, SystemError) as error:
-            explain(error)
+            explain(ctx, error)
             raise
         finally:
             swap_current(old)
