@@ -437,16 +437,20 @@ def add_reduceat_rule(array, indices, axis=0, dtype=None, out=None):
     # A bin that does not end after its start holds its first entry alone.
     ends = np.append(indices[1:], shape[axis])
     lengths = np.where(ends > indices, ends - indices, 1)
-    source = np.repeat(np.arange(len(indices)), lengths)
-    target = np.concatenate([np.arange(i, i + n) for i, n in zip(indices, lengths, strict=True)])
-    before = (slice(None),) * axis
-    target, source = (*before, target), (*before, source)
+    in_turn = bool(np.all(ends > indices))
 
     def push(t):
         return np.add.reduceat(t, indices, axis=axis, dtype=dtype)
 
     def pull(g):
-        return scatter_add(g[source], shape, target)
+        spread = np.repeat(g, lengths, axis=axis)
+        if in_turn and indices[0] == 0:
+            return spread
+        if in_turn:   # what comes before the first bin is in none
+            skipped = np.zeros((*shape[:axis], int(indices[0]), *shape[axis + 1:]), g.dtype)
+            return np.concatenate([skipped, spread], axis=axis)
+        target = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths - indices, lengths)
+        return scatter_add(spread, shape, (*(slice(None),) * axis, target))
 
     return result, matched(result, lambda k: (push, pull), array)
 
