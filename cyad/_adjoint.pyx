@@ -38,7 +38,7 @@ from cyad._context cimport (
     plain_value, primal_at, register_types, run_plain, scalar_fits, wrap_box, wrap_new, wrap_over, write_primal,
 )
 from cyad._elementwise cimport (
-    evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes, refuse, warn,
+    apply, evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes, refuse, warn,
     warn_operator,
 )
 from cyad._nodes cimport (
@@ -366,7 +366,7 @@ cdef inline object scalar_binary(Row row, int op, object left, object right):
         elif not as_number(left, &x, &other):
             return power(left, right) if op == CYAD_OP_power else binary(row, left, right)
     if not tape.alive:
-        escaped(tape)
+        return binary(row, left, right)   # what never was active is still a number
     if other > kind:
         kind = other
     if kind == SINGLE:
@@ -388,7 +388,7 @@ cdef object scalar_unary(Row row, Adjoint x):
     cdef Tape tape = <Tape>x.ctx
     cdef double value
     if not tape.alive:
-        escaped(tape)
+        return apply(row, x, None)
     value = evaluate_scalar(row.op, x.value, 0.0, x.kind)
     if not isfinite(value):
         warn(row, x.value, 0.0, x.kind)
@@ -1316,6 +1316,9 @@ cdef class Tape(Recording):
         self.adjoints = NULL
         self.sweeping = False
         return 0
+
+    cdef bint over(self) noexcept:
+        return self.closed
 
     cdef int unlock(self) except -1:
         if self.locked is not None:

@@ -11,7 +11,7 @@ from cpython.ref cimport PyObject
 
 from cyad._context cimport (
     Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, TrackedArray, buffer_over, context_of, ensure_lanes, is_array,
-    is_tracked, lane_of, leaves_of, own_copy, plain_value, primal_at, wrap_new, wrap_over,
+    is_tracked, lane_of, leaves_of, own_copy, plain_value, primal_at, settled, wrap_new, wrap_over,
 )
 from cyad._redirect cimport current
 from cyad._shadow cimport Buffer, extent_of, view_of
@@ -322,7 +322,7 @@ cdef tuple wrap_all(Context ctx, list named, int width, bint keep):
     cdef list values = [], arrays = [], shadows = [], names = [], places = []
     cdef Context own
     for i, (name, a) in enumerate(named):
-        val = a.val
+        val = settled(a.val) if is_tracked(a.val) else a.val
         own = context_of(val)
         if own is not None and ctx.outer is None:
             # A value made by hand, outside any call: its context is the outer one of this call.
@@ -330,7 +330,7 @@ cdef tuple wrap_all(Context ctx, list named, int width, bint keep):
             ctx.level = own.level + 1
     ctx.width = width
     for i, (name, a) in enumerate(named):
-        val = a.val
+        val = settled(a.val) if is_tracked(a.val) else a.val
         dval = getattr(a, "dval", None)
         values.append(val)
         if is_array(val) and not (<TrackedArray>val).boxed or type(val) is ndarray:

@@ -58,6 +58,7 @@ cdef class Context:
     cdef int start(self) except -1
     cdef int keep_memory(self) except -1
     cdef int stop(self) except -1
+    cdef bint over(self) noexcept
 
 cdef class Scalar:
     # The common head of Adjoint and Dual, which are laid out alike; see _context.pyx.
@@ -95,6 +96,8 @@ cdef int register_types(object adjoint, object dual, object adjoint_array, objec
 cdef Context context_of(object value)
 cdef int escaped(Context ctx) except -1
 cdef int check_alive(Context ctx) except -1
+cdef object settled(object value)
+cdef object usable(TrackedArray a)
 cdef int check_storable(TrackedArray target) except -1
 cdef object primal_at(Context ctx, object value)
 cdef object plain_value(object value)

@@ -134,6 +134,10 @@ cdef class Context:
     cdef object variable_scalar(self, object value, tuple lanes):
         raise NotImplementedError("a context of no mode")
 
+    cdef bint over(self) noexcept:
+        """Whether the call has ended for good: no sweep will read memory or write into it."""
+        return not self.alive
+
 
 cdef extern from *:
     """
@@ -188,6 +192,36 @@ cdef int check_alive(Context ctx) except -1:
     if not ctx.alive:
         escaped(ctx)
     return 0
+
+
+cdef object settled(object value):
+    """What a value is once its call is over: the plain array or number inside, where it never was active; else itself.
+
+    Caches that a function fills hold such values (functools.lru_cache on a window, a grid): in the plain run they are plain.
+    """
+    cdef Context ctx = context_of(value)
+    if ctx is not None:
+        if not ctx.over() or ctx.is_active(value):
+            return value
+        return number(value) if is_scalar(value) else settled((<TrackedArray>value).prim)
+    if type(value) is list or type(value) is tuple:
+        Py_EnterRecursiveCall(" in a list that is nested too deeply")
+        try:
+            new = [settled(v) for v in value]
+        finally:
+            Py_LeaveRecursiveCall()
+        for v, old in zip(new, value):
+            if v is not old:
+                return type(value)(new)
+    return value
+
+
+cdef object usable(TrackedArray a):
+    """An array of a call that has ended as what it still is; EscapedValueError where that would lose a derivative."""
+    cdef object plain = settled(a)
+    if plain is a:
+        escaped(a.ctx)
+    return plain
 
 
 cdef Context higher(Context a, Context b):
@@ -487,6 +521,11 @@ cdef object strided(object base, View v):
 cdef object below(Context own, object value):
     """A value about to enter memory of `own`; one that an inner call tracks must not be active there."""
     cdef Context ctx = context_of(value)
+    if ctx is not None and not ctx.alive and ctx is not own:
+        value = usable(value) if is_array(value) else settled(value)
+        if is_scalar(value):
+            check_alive(context_of(value))
+        ctx = context_of(value)
     while ctx is not None and ctx is not own and ctx.level > own.level:
         if ctx.is_active(value):
             raise ActiveStoreError("a value that is active in an inner differentiated call was stored into an array that was "
@@ -661,6 +700,16 @@ cdef int add_to_lane(Context ctx, View v, int lane, object c) except -1:
 
 def stack_nested(value, dtype):
     """`np.array(value, dtype)` for nested lists in which some entries may be tracked; a plain array if none is."""
+    try:
+        return _stack(value, dtype)
+    except EscapedValueError:
+        plain = settled(value)
+        if plain is value:
+            raise
+    return _stack(plain, dtype)
+
+
+cdef object _stack(object value, object dtype):
     cdef Context ctx = context_among(leaves_of((value,), {}))
     cdef PyObject* old
     if ctx is not None:

@@ -15,7 +15,7 @@ from cyad._context cimport (
     Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Scalar, TrackedArray, all_plain, as_number, check_alive,
     check_conflict, context_among, context_of, has_own_operators, higher, is_active_anywhere, is_array, is_scalar,
     is_tracked, leaves_of, object_operand, own_copy, plain_value, primal_at, primals_of, refuse_own_operators, run_plain,
-    run_primal, wrap_inactive, wrap_new, wrap_view,
+    run_primal, settled, wrap_inactive, wrap_new, wrap_view,
 )
 from cyad._elementwise cimport PushAll, apply, link_row, partial_maps, strength, within_64_bits
 from cyad._redirect cimport redirect_native, register_dispatcher_handler, register_ufunc_handler, swap_current
@@ -35,7 +35,7 @@ import numpy as np
 from cyad._context import objects_of, stack_nested
 from cyad._elementwise import register_overridden
 from cyad._tracked import register_dispatch
-from cyad.errors import ActiveStoreError, ActivityError, MissingRuleError
+from cyad.errors import ActiveStoreError, ActivityError, EscapedValueError, MissingRuleError
 from cyad.rules import classification, registry
 from cyad.rules.custom import OVERRIDES as _OVERRIDES
 from cyad.rules.shapes import kind_of
@@ -85,6 +85,22 @@ cdef object multiple_outputs(object ufunc, Row row, object x, object y):
 
 cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
     """A ufunc of which some argument is tracked, with all that a ufunc call may have."""
+    try:
+        return _apply_ufunc(ufunc, method, inputs, kwargs)
+    except EscapedValueError:
+        again = of_now(inputs, kwargs)
+        if again is None:
+            raise
+    return getattr(ufunc, method)(*again[0], **again[1])
+
+
+cdef tuple of_now(object args, dict kwargs):
+    """Arguments in which values of ended calls that never were active are plain; None where there are none."""
+    plain, keywords = settled(args), {k: settled(v) for k, v in kwargs.items()}
+    return (plain, keywords) if plain is not args or any([keywords[k] is not kwargs[k] for k in kwargs]) else None
+
+
+cdef object _apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
     cdef Row row
     cdef object out = kwargs.get("out")
     if method == "at":
@@ -628,18 +644,19 @@ cdef object fast_reduction(object func, object reduce, object args, object kwarg
             keepdims = value
         elif not (key == "out" and value is None) and not (key == "dtype" and value is None):
             return None
-    check_alive(a.ctx)
+    if not a.ctx.alive:
+        return None
     if reduce is None:
         return a.ctx.total(a, axis, keepdims, func is np_mean)
     return a.ctx.extremum(a, reduce, axis, keepdims)
 
 
 cdef object fast_product(object a, object b):
-    cdef Context ctx = higher(context_of(a), context_of(b))
-    if ctx is None:
-        return None   # lists that hold tracked numbers
-    check_alive(ctx)
-    return ctx.product(a, b)
+    cdef Context ctx
+    if is_array(a) and not (<TrackedArray>a).ctx.alive or is_array(b) and not (<TrackedArray>b).ctx.alive:
+        return None
+    ctx = higher(context_of(a), context_of(b))
+    return None if ctx is None else ctx.product(a, b)   # None: lists that hold tracked numbers
 
 
 cdef object fast_concatenate(object parts, object axis):
@@ -680,9 +697,8 @@ cdef object fast_concatenate(object parts, object axis):
             if i != k and PyArray_DIMS(arr)[i] != dims[i]:
                 return None
         length += PyArray_DIMS(arr)[k]
-    if ctx is None:
+    if ctx is None or not ctx.alive:
         return None
-    check_alive(ctx)
     dims[k] = length
     out = wrap_new(ctx, new_result(PyArray_NDIM(first), dims, PyArray_TYPE(first), PyArray_ITEMSIZE(first)))
     before = (slice(None),) * k
@@ -712,11 +728,8 @@ def take_few(a, indices, axis=None, out=None, mode="raise"):
 
 cdef object dispatch(object func, object args, object kwargs):
     """A NumPy function of which some argument is tracked: special, by rule, of zero derivative, or composite."""
-    cdef Context ctx
-    cdef PyObject* old
     cdef object fast = None
     cdef object own
-    cdef Py_ssize_t place
     if OVERRIDES and func in OVERRIDES:
         fast = _overridden(func, args, kwargs)
         if fast is not NotImplemented:
@@ -739,6 +752,19 @@ cdef object dispatch(object func, object args, object kwargs):
         fast = take_few(*args, **kwargs)
     if fast is not None:
         return fast
+    try:
+        return dispatch_in_full(func, args, kwargs)
+    except EscapedValueError:
+        again = of_now(args, kwargs)
+        if again is None:
+            raise
+    return func(*again[0], **again[1])
+
+
+cdef object dispatch_in_full(object func, object args, object kwargs):
+    cdef Context ctx
+    cdef PyObject* old
+    cdef Py_ssize_t place
     if not (args and is_tracked(args[0])) and (kwargs.get("out") is not None or len(args) > 1):
         place = -1 if kwargs.get("out") is not None else place_of_out(func)
         if is_only_tracked(args, kwargs, place):
@@ -1097,15 +1123,16 @@ cdef object math_call(object original, PyObject* const* args, size_t nargsf, obj
     if n == 1 and kwnames is None and is_scalar(<object>args[0]):
         ctx = (<Scalar>args[0]).ctx
         row = _ROWS_BY_ORIGINAL.get(original)
-        if row is not None and ctx.outer is None:
-            check_alive(ctx)
+        if row is not None and ctx.outer is None and ctx.alive:
             value = original((<Scalar>args[0]).value)
             return ctx.elementwise(<Row>row, <object>args[0], None, &value)
     name = original.__name__
     if n == 0 or kwnames is not None:
         raise TypeError(f"math.{name} takes positional arguments only")
     row = _MATH_ROWS.get(name)
-    values = tuple([<object>args[i] for i in range(n)])
+    values = settled(tuple([<object>args[i] for i in range(n)]))
+    if not any([is_tracked(v) for v in values]) and not any([isinstance(v, (list, tuple)) for v in values]):
+        return original(*values)
     for v in values:
         if is_array(v) and v.ndim > 0:
             raise TypeError(f"math.{name} takes numbers, not arrays; use NumPy's function")

@@ -26,7 +26,7 @@ from numpy cimport (
 from cyad._arguments cimport as_call, unwrap, wrap_all
 from cyad._context cimport (
     DOUBLE, SINGLE, WEAK, Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, TrackedArray, as_number, below,
-    buffer_over, check_alive, check_storable, context_of, ensure_lanes, escaped, explain, finite_only, is_array, is_box,
+    buffer_over, check_alive, check_storable, context_of, ensure_lanes, explain, finite_only, is_array, is_box,
     is_tracked, is_zero_seed, lane_of, number, own_copy, plain_value, primal_at, register_types, scalar_fits, wrap_box,
     wrap_over, write_primal,
 )
@@ -382,7 +382,7 @@ cdef inline object scalar_binary(Row row, int op, object left, object right):
         elif not as_number(left, &x, &other):
             return power(left, right) if op == CYAD_OP_power else binary(row, left, right)
     if not ctx.alive:
-        escaped(ctx)
+        return binary(row, left, right)   # what never was active is still a number
     if other > kind:
         kind = other
     if kind == SINGLE:

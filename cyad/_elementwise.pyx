@@ -16,9 +16,9 @@ from numpy cimport (
 )
 
 from cyad._context cimport (
-    SINGLE, WEAK, Context, TrackedArray, check_alive, context_of, has_own_operators, higher, is_active_anywhere, is_array,
-    is_complex, is_real_float, is_tracked, object_operand, plain_value, primal_at, real_part, refuse_own_operators,
-    run_plain, run_primal, shape_of, unbroadcast, wrap_inactive,
+    SINGLE, WEAK, Context, Scalar, TrackedArray, check_alive, context_of, has_own_operators, higher, is_active_anywhere,
+    is_array, is_complex, is_real_float, is_scalar, is_tracked, object_operand, plain_value, primal_at, real_part,
+    refuse_own_operators, run_plain, run_primal, settled, shape_of, unbroadcast, wrap_inactive,
 )
 from cyad._redirect cimport swap_current
 from cyad._shadow cimport SMALLEST_KEPT, new_result
@@ -186,9 +186,26 @@ cdef class PushAll:
         return self.function(full)
 
 
+cdef inline bint has_ended(object value) noexcept:
+    if is_array(value):
+        return not (<TrackedArray>value).ctx.alive
+    return is_scalar(value) and not (<Scalar>value).ctx.alive
+
+
+def after_the_end(Row row, x, y):
+    """An operation on values of which some belong to a call that has ended. No C function, which would be inlined."""
+    a, b = settled(x), settled(y)
+    if a is x and b is y:
+        check_alive(higher(context_of(x), context_of(y)))
+    return row.ufunc(a) if row.nin == 1 else row.ufunc(a, b)
+
+
 cdef object apply(Row row, object x, object y):
     """An elementwise operation of which at least one operand is tracked (`y` is None for unary ones)."""
-    cdef Context ctx = context_of(x)
+    cdef Context ctx
+    if has_ended(x) or row.nin == 2 and has_ended(y):
+        return after_the_end(row, x, y)
+    ctx = context_of(x)
     if row.nin == 2:
         ctx = higher(ctx, context_of(y))
     check_alive(ctx)

@@ -15,7 +15,7 @@ from numpy cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS, ndarray
 
 from cyad._context cimport (
     TrackedArray, check_alive, context_of, is_active_anywhere, is_array, is_tracked, own_copy, plain_value, primal_at,
-    wrap_view,
+    settled, wrap_view,
 )
 from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport extent_of
@@ -31,6 +31,7 @@ from cyad.errors import ActivityError
 cdef object shown(object value, list arrays):
     """A value as an inactive function sees it; `arrays` collects (tracked array, its memory) of what it is shown."""
     cdef ndarray arr
+    value = settled(value) if is_tracked(value) else value
     if is_tracked(value):
         check_alive(context_of(value))
         plain = plain_value(value)

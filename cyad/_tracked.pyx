@@ -17,9 +17,9 @@ from numpy cimport (
 
 from cyad._context cimport (
     SINGLE, WEAK, Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Scalar, TrackedArray, as_number, check_alive,
-    check_conflict, context_of, escaped, has_own_operators, is_active_anywhere, is_array, is_complex, is_float32,
+    check_conflict, context_of, has_own_operators, is_active_anywhere, is_array, is_complex, is_float32,
     is_float64, is_real_float, is_scalar, is_tracked, object_operand, own_copy, plain_copy, plain_value,
-    refuse_own_operators, run_plain, run_primal, wrap_inactive, wrap_new, wrap_over, wrap_view,
+    refuse_own_operators, run_plain, run_primal, settled, usable, wrap_inactive, wrap_new, wrap_over, wrap_view,
 )
 from cyad._elementwise cimport apply
 from cyad._shadow cimport extent_of
@@ -257,7 +257,8 @@ cdef class DuckValue(TrackedArray):
         return operator.index(plain_value(self))
 
     def __float__(self):
-        check_alive(self.ctx)
+        if not self.ctx.alive:
+            return float(usable(self))
         if is_active_anywhere(self):
             raise lost("float()")
         return float(plain_value(self))
@@ -287,7 +288,13 @@ cdef class DuckValue(TrackedArray):
     # -- what must not happen silently -------------------------------------------------------------------------------
 
     def __array__(self, dtype=None, copy=None):
-        check_alive(self.ctx)
+        if not self.ctx.alive:
+            plain = usable(self)
+            if is_array(plain):
+                return plain.__array__(dtype, copy)
+            if not isinstance(plain, ndarray):
+                return run_plain(np.array, (plain, dtype))
+            return plain_copy(plain, dtype or plain.dtype, "K") if copy or dtype not in (None, plain.dtype) else plain
         if is_active_anywhere(self) or self.ctx.outer is not None or self.boxed:
             raise ActiveStoreError(
                 f"an active array would become a plain array{where()} and lose its derivative: by a store into a plain array, "
@@ -408,7 +415,7 @@ cdef class DuckValue(TrackedArray):
         cdef TrackedArray out
         cdef Context ctx = self.ctx
         if not ctx.alive:
-            escaped(ctx)
+            return usable(self)[key]
         if self.boxed:
             return scalar_item(self, key)
         if self.plain and is_real_float(self.place.typenum):
@@ -434,7 +441,8 @@ cdef class DuckValue(TrackedArray):
         cdef TrackedArray target
         cdef char* address
         if not ctx.alive:
-            escaped(ctx)
+            usable(self)[key] = value
+            return
         if self.boxed:
             raise TypeError("'numpy.float64' object does not support item assignment")
         if self.plain and is_real_float(self.place.typenum) and not isinstance(value, np.ndarray):
@@ -606,7 +614,8 @@ def entries(array):
 
 
 cdef object compared(TrackedArray value, object other, int op):
-    check_alive(value.ctx)
+    if not value.ctx.alive:
+        usable(value)
     return PyObject_RichCompare(plain_value(value), plain_value(object_operand(other)), op)
 
 
@@ -622,7 +631,9 @@ def _ravel(a, order):
 cdef object derived_view(TrackedArray a, object method, tuple args):
     """A method of ndarray that returns a view where it can: applied to the primal, or to a copy that can be viewed."""
     cdef ndarray plain
-    check_alive(a.ctx)
+    if not a.ctx.alive:
+        settled_array = usable(a)
+        return derived_view(settled_array, method, args) if is_array(settled_array) else run_plain(method, (settled_array,) + args)
     if a.boxed:
         return derived_view(stack_nested([a], None)[0:1].reshape(()), method, args)
     plain = run_plain(method, (a.arr,) + args)
@@ -649,7 +660,9 @@ cdef object copy_of(TrackedArray a, object order, object dtype):
     """A copy in fresh memory, with its derivative, whatever the dtype."""
     cdef Context ctx = a.ctx
     cdef TrackedArray out
-    check_alive(ctx)
+    if not ctx.alive:
+        plain = usable(a)
+        return plain.astype(dtype or plain.dtype, order=order)
     if a.boxed:
         return a
     out = wrap_new(ctx, plain_copy(a.arr, dtype or a.arr.dtype, order))
@@ -886,6 +899,9 @@ cdef int store_result(TrackedArray target, object result, str name) except -1:
     if not PyArray_CHKFLAGS(target.arr, NPY_ARRAY_WRITEABLE):
         raise ValueError("output array is read-only")
     check_conflict(target.place.buf)
+    if not target.ctx.alive:
+        usable(target)[...] = result
+        return 0
     target.ctx.store(target, result)
     return 0
 
@@ -918,6 +934,9 @@ cdef object scalar_attribute(object value, str name):
         return lambda *args, **kwargs: value
     if name in _ARRAY_PROTOCOLS:
         # np.array asks for these before it makes objects of what has none. Objects of an ended call would look like numbers.
+        plain = settled(value)
+        if plain is not value:
+            return getattr(plain if isinstance(plain, np.generic) else f64(plain), name)
         check_alive(context_of(value))
     if name in _SCALAR_VALUES:
         return _SCALAR_VALUES[name](value)
