@@ -739,3 +739,20 @@ def test_strong_zeros_in_products_keep_second_derivatives(mix):
     assert_allclose(H, 2.0 * np.outer(weights, weights))
     H, = cyad.jacobian(outer, slope(lambda x: np.sum((np.cumprod(x) - [1.0, 2.0]) ** 2), inner), np.array([1.0, 2.0]))
     assert_allclose(H, [[10.0, 4.0], [4.0, 2.0]])
+
+
+VALUES = {"eigvalsh": np.linalg.eigvalsh, "eigvalsh of the upper": lambda a: np.linalg.eigvalsh(a, "U"),
+          "svdvals": lambda a: np.linalg.svd(a, compute_uv=False)}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_second_derivatives_of_values_that_coincide_are_refused(name):
+    def f(x):
+        return np.sum(VALUES[name](np.stack([np.stack([x[0], x[1]]), np.stack([x[1], x[2]])])) ** 2)
+    for outer in (cyad.jacfwd, cyad.jacrev):
+        with pytest.raises(cyad.MissingRuleError, match="where values coincide"):
+            outer(cyad.grad(f))(np.array([1.0, 0.0, 1.0]))
+        x, h = np.array([1.0, 0.3, 2.0]), 1e-6
+        want = np.stack([(cyad.grad(f)(x + h * e) - cyad.grad(f)(x - h * e)) / (2 * h) for e in np.eye(3)], axis=1)
+        assert_allclose(outer(cyad.grad(f))(x), want, atol=1e-7)
+    assert_allclose(cyad.grad(f)(np.array([1.0, 0.0, 1.0])), [2.0, 0.0, 2.0], atol=1e-12)

@@ -15,6 +15,7 @@ import math
 
 import numpy as np
 
+from cyad.errors import MissingRuleError
 from cyad.rules import registry
 from cyad.rules.reductions import others
 from cyad.rules.registry import structural
@@ -56,6 +57,22 @@ def diagonal_matrix(x):
 def lower_half(x):
     """The lower triangle with half the diagonal: what to add to its adjoint to get a hermitian matrix back."""
     return np.tril(x, -1) + diagonal_matrix(diagonal(x).real * 0.5)
+
+
+def apart(a, values, name):
+    """MissingRuleError where derivatives of derivatives of values that coincide are about to be taken.
+
+    The first derivative needs some vectors of a degenerate space; how they turn is not determined, and what smooth
+    functions of all the values need of it, the limit of a quotient, cannot be had from one matrix.
+    """
+    if registry.plain(a) is a:
+        return
+    values = np.sort(registry.plain(values))
+    gaps = np.diff(values)
+    if np.any(gaps <= 8 * np.finfo(values.dtype).eps * np.max(np.abs(values), initial=0.0)):
+        raise MissingRuleError(f"second derivatives of {name} where values coincide: the vectors that belong to them "
+                               "are not determined. Take another point, or write the function without them (traces, "
+                               "powers, determinants)")
 
 
 def ratio(x, gap):
@@ -462,7 +479,9 @@ def eigvalsh_rule(a, UPLO="L"):
     upper = UPLO.upper() == "U"
 
     def vectors():
-        return np.linalg.eigh(a, UPLO)[1]
+        w, v = np.linalg.eigh(a, UPLO)
+        apart(a, w, "np.linalg.eigvalsh")
+        return v
 
     def push(t):
         v = vectors()
@@ -618,12 +637,17 @@ def svdvals_rule(x):
 
 
 def singular_values(a):
+    def vectors():
+        u, s, vh = np.linalg.svd(a, full_matrices=False)
+        apart(a, s, "np.linalg.svd")
+        return u, vh
+
     def push(t):
-        u, _, vh = np.linalg.svd(a, full_matrices=False)
+        u, vh = vectors()
         return diagonal(adjoint(u) @ t @ adjoint(vh)).real
 
     def pull(g):
-        u, _, vh = np.linalg.svd(a, full_matrices=False)
+        u, vh = vectors()
         return (u * g[..., None, :]) @ vh
 
     return np.linalg.svd(a, compute_uv=False), lambda k: (push, pull)
