@@ -3,10 +3,10 @@ import numpy as np
 
 import cyad
 
-from .common import _ByHand, _Compared
+from .common import _ByHand, _Compared, _Taped
 
 
-class Jacobians(_Compared, _ByHand):
+class Jacobians(_Compared, _ByHand, _Taped):
     """Of a dense map: n inputs, n outputs."""
 
     params = [["Forward", "Reverse"], [10, 100]]
@@ -26,11 +26,12 @@ class Jacobians(_Compared, _ByHand):
             jacobian[at, at] += t
             return jacobian
         self.by_hand = by_hand
+        self.f, self.args = f, (x,)
         self.plain = lambda: f(x)
         self.derivative = lambda: cyad.jacobian(mode, f, x)
 
 
-class Curvature(_Compared):
+class Curvature(_Compared, _Taped):
     """Of the log of a sum of exponentials of linear functions, and of a loop over elements."""
 
     params = [["hvp", "hvp_and_gradient", "hessian"], ["arrays", "elements"]]
@@ -49,5 +50,6 @@ class Curvature(_Compared):
                 s += x[i] * x[i] * x[i - 1]
             return s
         f, operator = {"arrays": arrays, "elements": elements}[program], getattr(cyad, product)
+        self.f, self.args = f, (x,)
         self.plain = lambda: f(x)
         self.derivative = (lambda: operator(f, x)) if product == "hessian" else lambda: operator(f, x, v)

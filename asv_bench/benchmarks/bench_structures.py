@@ -5,7 +5,7 @@ import numpy as np
 
 import cyad
 
-from .common import _Compared
+from .common import _Compared, _Taped
 
 
 @dataclass
@@ -27,7 +27,7 @@ def network_of_objects(layers, x):
     return np.sum(x * x)
 
 
-class Structures(_Compared):
+class Structures(_Compared, _Taped):
 
     params = [["dictionaries", "dataclasses"], [2, 50]]
     param_names = ["kind", "layers"]
@@ -39,6 +39,8 @@ class Structures(_Compared):
         net = [make(w=rng.normal(size=(k, k)) * 0.3, b=rng.normal(size=k), scale=0.9) for _ in range(layers)]
         x = rng.normal(size=k)
         self.net = net
+        self.f = lambda *v: f([make(w=v[i], b=v[i + 1], scale=v[i + 2]) for i in range(0, len(v), 3)], x)
+        self.args = [value for layer in net for value in (layer if make is dict else vars(layer)).values()]
         self.plain = lambda: f(net, x)
         self.derivative = lambda: cyad.gradient(cyad.Reverse, f, net, cyad.Const(x))
 

@@ -4,7 +4,7 @@ from peers.by_hand import BY_HAND
 from peers.libraries import Cyad, Hand
 from peers.workloads import WORKLOADS
 
-from .common import _ByHand, _Compared
+from .common import _ByHand, _Compared, _Taped
 
 LARGEST = 1_000_000  # beyond it only memory is of interest here
 CELLS = [(w.name, size) for w in WORKLOADS.values() for size in w.sizes]
@@ -20,11 +20,15 @@ class _Workload:
         problem = workload.build(int(size))
         f, argument = problem.source(np), problem.x.tolist() if workload.floats else problem.x
         self.plain = lambda: f(argument)
+        if workload.floats:
+            self.f, self.args = lambda *x: f(list(x)), argument
+        else:
+            self.f, self.args = f, (argument,)
         self.derivative = Cyad().prepare(workload, problem)
         self.by_hand = Hand().prepare(workload, problem) if name in BY_HAND else None
 
 
-class Workloads(_Workload, _Compared):
+class Workloads(_Workload, _Compared, _Taped):
     params = [[f"{name}:{size}" for name, size in CELLS if size <= LARGEST]]
 
 

@@ -27,6 +27,13 @@ def ratio(derivative, plain):
     return statistics.median(pairs)
 
 
+def tape_bytes(f, args):
+    """Of records and constants of one call; what arrays the tape refers to, peak memory shows."""
+    with cyad.Tape() as tape:
+        tape.call(f, [tape.variable(a) for a in args], {})
+        return tape.nbytes
+
+
 class _Compared:
     """Subclasses set `plain` and `derivative`, functions of no arguments, in setup."""
 
@@ -67,12 +74,13 @@ class _Gradient(_Compared):
         cyad.gradient(self.mode, self.f, *self.args)
 
 
-class _ReverseGradient(_Gradient):
+class _Taped:
+    """Subclasses set `f` and `args` in setup."""
 
     def track_tape_bytes(self, *params):
-        """Of records and constants; what arrays the tape refers to, peak memory shows."""
-        with cyad.Tape() as tape:
-            variables = [tape.variable(a) for a in self.args]
-            tape.call(self.f, variables, {})
-            return tape.nbytes
+        return tape_bytes(self.f, self.args)
     track_tape_bytes.unit = "bytes"
+
+
+class _ReverseGradient(_Gradient, _Taped):
+    pass
