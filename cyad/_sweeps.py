@@ -140,6 +140,8 @@ def check_repeated(who, call, before, primals, width, total):
     """ActivityError where a call for further directions came to other values: their derivatives are those of another
     function. What merely rounds differently passes."""
     for a, b in zip(before, primals, strict=False):
+        if type(a) is type(b) is np.ndarray and a.shape == b.shape and (a == b).all():
+            continue    # as a rule; np.allclose takes thirty times as long
         if type(a) is type(b) and isinstance(a, (float, np.ndarray, np.number)) and np.shape(a) == np.shape(b):
             close = 1e-3 if np.result_type(a).itemsize <= 4 else 1e-6
             size = np.max(np.abs(a), initial=0.0, where=np.isfinite(a))
