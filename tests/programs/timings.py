@@ -193,9 +193,8 @@ Of 100,000 elements. The bound is 5 times the plain run.
 |---|--:|--:|--:|
 {arrays}
 
-Above the bound: `dot_and_norm`. Its plain run reads two arrays that fit into the cache and writes nothing; its
-gradient makes arrays of that size, for which the system has to provide fresh pages. That is most of its time: where
-glibc keeps them (MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of 100000000 in the environment) it takes a fifth.
+`dot_and_norm` is at the bound or above it: its plain run reads two arrays that fit into the cache and writes nothing,
+where its gradient makes arrays of that size.
 
 ## Whole programs
 
