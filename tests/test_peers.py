@@ -9,10 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import cyad
+
 BENCH = Path(__file__).parent.parent / "asv_bench"
 sys.path.insert(0, str(BENCH))
 try:
     from adbench import gmm, lstm  # noqa: F401  (workloads import them later, when the path is as it was)
+    from benchmarks import bench_indexing, bench_products
     from peers import report, run
     from peers.by_hand import BY_HAND
     from peers.checks import agree, difference_error, fingerprint, tolerance
@@ -48,6 +51,17 @@ def test_by_hand_agrees_with_cyad(name):
     by_cyad.flat[np.argmax(np.abs(by_cyad))] *= 1.0 + 1e-6
     assert not agree(fingerprint(by_hand), fingerprint(by_cyad))
     assert not agree(fingerprint(by_hand), fingerprint(np.full(3, np.nan)))
+
+
+@pytest.mark.parametrize("suite", [bench_indexing.Indexing, bench_products.Products])
+def test_benchmarks_by_hand_agree_with_cyad(suite):
+    for name in suite.params[0]:
+        benchmark = suite()
+        benchmark.setup(name)
+        by_hand = benchmark.by_hand()
+        for got, want in zip(by_hand if isinstance(by_hand, tuple) else (by_hand,),
+                             cyad.gradient(cyad.Reverse, benchmark.f, *benchmark.args), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9 * np.max(np.abs(want)), err_msg=name)
 
 
 def test_tables_name_what_exists():
