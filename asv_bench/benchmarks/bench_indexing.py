@@ -83,7 +83,8 @@ def strides_by_hand(x):
 BY_HAND = {
     "elements": elements_by_hand, "slices": lambda x: 2.0 * x, "stores": stores_by_hand, "add.at": scattered_by_hand,
     "list": list_by_hand, "mask": lambda x: np.where(MASK, 2.0 * x, 0.0),
-    "where": lambda x: np.where(MASK, 1.0, 2.0 * x), "strides": strides_by_hand, "transposed": lambda x: 2.0 * x.reshape(100, 100).T.ravel(),
+    "where": lambda x: np.where(MASK, 1.0, 2.0 * x), "strides": strides_by_hand,
+    "transposed": lambda x: 2.0 * x.reshape(100, 100).T.ravel(),
 }
 
 
