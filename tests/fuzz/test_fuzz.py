@@ -106,8 +106,9 @@ def check(program):
         pushed, pulled = tangent + inner(e, tangents), inner(gradient, v)
         scale = max(1.0, abs(tangent), *(float(np.max(np.abs(g))) for g in gradient))
         assert abs(pushed - pulled) <= dual * scale, f"forward {pushed!r}, reverse {pulled!r}"
-        (fine, kink), (coarse, _) = (plain_slope(program, f, v, e, h) for h in (3e-5, 1e-4))
-        if abs(fine - coarse) <= 1e-6 * scale and scale < 1e6 and kink <= 1e-2 * scale:
+        (fine, bend), (coarse, wider) = (plain_slope(program, f, v, e, h) for h in (3e-5, 1e-4))
+        smooth = bend <= 0.6 * wider or bend <= 1e-7 * scale   # of a kink both are the same, of a curve 0.3 to 1
+        if abs(fine - coarse) <= 1e-6 * scale and scale < 1e6 and smooth:
             assert abs(pushed - coarse) <= apart * scale, f"derivative {pushed!r}, finite differences {coarse!r}"
     if BATCHED:
         check_batched(program, f, rng, same_layout, exact)
