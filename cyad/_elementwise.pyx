@@ -327,6 +327,8 @@ cdef object link_row(Context ctx, Row row, object x, object y, object xp, object
             pushes.append(push)
             pulls.append(pull)
             reads_mask |= (row.reads >> (3 * k)) & 7 if row.holomorphic or not is_complex(plain_value(xp)) else READS_X_AND_OUT
+    if reads_mask and ctx.outer is not None:
+        reads_mask = 7   # derivatives of a partial may read what the partial does not: of x/o they read y
     if reads_mask & 1:
         reads.append(x)
     if reads_mask & 2:
@@ -438,6 +440,8 @@ cdef object nested_partial(object partial, object x, object y, object out, int s
             mask |= d.reads
     if not operands:
         return wrap_inactive(ctx, value)
+    if mask and ctx.outer is not None:
+        mask = 7
     for k, v in enumerate((x, y, out)):
         if mask >> k & 1:
             reads.append(v)

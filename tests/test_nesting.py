@@ -756,3 +756,26 @@ def test_second_derivatives_of_values_that_coincide_are_refused(name):
         want = np.stack([(cyad.grad(f)(x + h * e) - cyad.grad(f)(x - h * e)) / (2 * h) for e in np.eye(3)], axis=1)
         assert_allclose(outer(cyad.grad(f))(x), want, atol=1e-7)
     assert_allclose(cyad.grad(f)(np.array([1.0, 0.0, 1.0])), [2.0, 0.0, 2.0], atol=1e-12)
+
+
+def test_constants_that_a_second_derivative_reads_may_be_overwritten():
+    """The partial x/o of hypot reads no y, its derivative y**2/o**3 does."""
+    x, v = np.array([-1.1, 1.4, -0.2]), np.array([1.0, -2.0, 0.5])
+
+    def into_operand(x):
+        y = np.full(3, 0.3)
+        np.hypot(x, y, out=y)
+        return np.sum(y)
+
+    def later(x):
+        y = np.full(3, 0.3)
+        z = np.hypot(x, y)
+        y[...] = 7.0
+        return np.sum(z) + np.sum(y)
+    for f in (into_operand, later):
+        def slopes(x, f=f):
+            return cyad.gradient(cyad.Reverse, f, x)[0]
+        want = 0.09 / np.hypot(x, 0.3) ** 3 * v
+        assert_allclose(cyad.jvp(slopes, (x,), (v,))[1], want, rtol=1e-12)
+        assert_allclose(cyad.jacrev(slopes)(x) @ v, want, rtol=1e-12)
+        assert_allclose(cyad.hvp(f, x, v), want, rtol=1e-12)
