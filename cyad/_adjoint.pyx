@@ -45,7 +45,7 @@ from cyad._nodes cimport (
     ACTIVE, CONSTANT, FREE, NONE, SLOT, AddAt, Elementwise, Extremum, Gather, GeneralStore, Link, Node, Operand, Product,
     Recording, Scatter, Store, Total, Undo, add_touched, lend_lanes, untouched,
 )
-from cyad._redirect cimport current, swap_current
+from cyad._redirect cimport current, enter, swap_current
 from cyad._shadow cimport Buffer, View, buffer_of_new, same_geometry, trim_blocks, view_of
 from cyad._tracked cimport binary, dispatch, modular, power, scalar_attribute, scalar_item
 from cyad.rules._kernels cimport (
@@ -492,13 +492,13 @@ cdef class Tape(Recording):
     def __enter__(self):
         if self.entered or not self.alive:
             raise TapeError("a tape records once; make a new Tape for another recording")
-        swap_current(<PyObject*>self)
+        enter(<PyObject*>self)
         self.entered = True
         self.outlives = True
         return self
 
     def __exit__(self, *exception):
-        swap_current(<PyObject*>self.outer if self.outer is not None else NULL)
+        enter(<PyObject*>self.outer if self.outer is not None else NULL)
         self.alive = False
         self.unlock()
 
@@ -610,7 +610,7 @@ cdef class Tape(Recording):
 
     def call(self, f, args, kwargs):
         """Runs the function under this tape: creation functions make its arrays, for this thread only."""
-        cdef PyObject* old = swap_current(<PyObject*>self)
+        cdef PyObject* old = enter(<PyObject*>self)
         self.start()
         try:
             return f(*args, **kwargs)

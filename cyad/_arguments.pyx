@@ -11,9 +11,9 @@ from cpython.ref cimport PyObject
 
 from cyad._context cimport (
     Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, TrackedArray, buffer_over, context_of, ensure_lanes, is_array,
-    is_tracked, lane_of, leaves_of, own_copy, plain_value, primal_at, settled, wrap_new, wrap_over,
+    is_tracked, lane_of, leaves_of, own_copy, plain_value, primal_at, settled, wrap_new, wrap_over, wrap_view,
 )
-from cyad._redirect cimport current
+from cyad._redirect cimport current, register_fresh_handler
 from cyad._shadow cimport Buffer, extent_of, view_of
 
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from types import FunctionType, MethodType
 
 import numpy as np
 
+from cyad._redirect import redirect_operators
 from cyad._structures import Constant, flatten, is_structure, release
 from cyad._tracked import Flat
 from cyad.activity import Active, Annotation, Input
@@ -503,3 +504,20 @@ def track(plain):
     if (<ndarray>plain).dtype.kind not in "fc" or not PyArray_ISBEHAVED(<ndarray>plain) or not plain.flags.owndata:
         return plain
     return wrap_new(<Context>ctx, plain)
+
+
+cdef object track_fresh(object plain):
+    """The same for an array that `_redirect` has found fresh: it owns its memory, or is the one view of what does."""
+    cdef PyObject* pointer = current()
+    cdef Context ctx = <Context>pointer
+    cdef ndarray base = plain.base
+    return wrap_new(ctx, plain) if base is None else view_like(wrap_new(ctx, base), plain)
+
+
+cdef TrackedArray view_like(TrackedArray whole, ndarray plain):
+    return wrap_view(whole, plain if whole.plain else view_like(whole.prim, plain))
+
+
+def install_fresh():
+    redirect_operators()
+    register_fresh_handler(track_fresh)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.testing.overrides import get_overridable_numpy_array_functions
 
 from cyad import _dispatch, _redirect
-from cyad._arguments import track
+from cyad._arguments import install_fresh, track
 from cyad._context import objects_of, stack_nested
 from cyad._dispatch import holds_tracked, is_tracked_value, plain_of
 from cyad.errors import MissingRuleError
@@ -188,7 +188,7 @@ def _array_wrap_method(original, self, array, *args):
     return original(self, array, *args)
 
 
-def _method_into(name):
+def _method(name):
     """A method of a plain array that was given a tracked one, above all as `out`: NumPy's function of that name."""
     def call(original, self, *args, **kwargs):
         return getattr(np, name)(*args[:1], self, *args[1:], **kwargs) if name == "compress" else \
@@ -328,6 +328,7 @@ def _install():
 
     _redirect.register_types((Adjoint, Dual, AdjointArray, DualArray, AdjointBox, DualBox))
     _dispatch.install_hooks()
+    install_fresh()
     _redirect.redirect_module_ufuncs(np)
     _redirect.redirect_module_ufuncs(np._core.umath)
     # Creation functions have handlers of their own.
@@ -348,8 +349,11 @@ def _install():
     _redirect.redirect(np.ndarray, "__deepcopy__", "context", _copy_method)
     _redirect.redirect(np.ndarray, "astype", "context", _astype_method)
     _redirect.redirect(np.ndarray, "__array_wrap__", "types", _array_wrap_method)
-    for name in ("argmax", "argmin", "choose", "compress", "cumprod", "cumsum", "dot", "round", "take", "trace"):
-        _redirect.redirect(np.ndarray, name, "types", _method_into(name))
+    for name in ("argmax", "argmin"):
+        _redirect.redirect(np.ndarray, name, "types", _method(name))
+    for name in ("choose", "clip", "compress", "conj", "conjugate", "cumprod", "cumsum", "dot", "flatten", "max", "mean", "min",
+                 "prod", "ravel", "repeat", "round", "std", "sum", "take", "trace", "var"):
+        _redirect.redirect(np.ndarray, name, "fresh", _method(name))
     _redirect.redirect_type(np.ndarray, "context", _ndarray_call)
     _redirect.redirect_type(np.nditer, "types", _nditer)
     for dtype in (np.float64, np.float32, np.complex128, np.complex64):

@@ -18,7 +18,7 @@ from cyad._context cimport (
     run_primal, settled, wrap_inactive, wrap_new, wrap_view,
 )
 from cyad._elementwise cimport PushAll, apply, link_row, partial_maps, strength, within_64_bits
-from cyad._redirect cimport redirect_native, register_dispatcher_handler, register_ufunc_handler, swap_current
+from cyad._redirect cimport enter, leave, redirect_native, register_dispatcher_handler, register_ufunc_handler, swap_current
 from cyad._shadow cimport new_result
 from cyad._tracked cimport derived_view, is_basic, own_key, plain_key, shares
 from cyad.rules._kernels cimport Row, lookup
@@ -85,12 +85,15 @@ cdef object multiple_outputs(object ufunc, Row row, object x, object y):
 
 cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
     """A ufunc of which some argument is tracked, with all that a ufunc call may have."""
+    cdef PyObject* users = leave()
     try:
         return _apply_ufunc(ufunc, method, inputs, kwargs)
     except EscapedValueError:
         again = of_now(inputs, kwargs)
         if again is None:
             raise
+    finally:
+        swap_current(users)
     return getattr(ufunc, method)(*again[0], **again[1])
 
 
@@ -728,6 +731,14 @@ def take_few(a, indices, axis=None, out=None, mode="raise"):
 
 cdef object dispatch(object func, object args, object kwargs):
     """A NumPy function of which some argument is tracked: special, by rule, of zero derivative, or composite."""
+    cdef PyObject* users = leave()
+    try:
+        return dispatch_ours(func, args, kwargs)
+    finally:
+        swap_current(users)
+
+
+cdef object dispatch_ours(object func, object args, object kwargs):
     cdef object fast = None
     cdef object own
     if OVERRIDES and func in OVERRIDES:
@@ -791,7 +802,7 @@ cdef object dispatch_in_full(object func, object args, object kwargs):
                 f"no rule says what the derivative of {_name_of(func)} is; register one (cyad.rules), "
                 "or call it through cyad.inactive if none is wanted")
         return without_derivative(ctx, func, args, kwargs)
-    old = swap_current(<PyObject*>ctx)
+    old = enter(<PyObject*>ctx)
     try:
         return implementation(*args, **kwargs)
     finally:

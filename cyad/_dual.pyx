@@ -34,7 +34,7 @@ from cyad._elementwise cimport (
     PushAll, evaluate_arrays, evaluate_scalar, general_elementwise, matrix_product, real_operand, reduced_axes,
     refuse, warn, warn_operator,
 )
-from cyad._redirect cimport current, swap_current
+from cyad._redirect cimport current, enter, swap_current
 from cyad._shadow cimport Buffer, View, broadcast_strides, buffer_of_new, may_overlap, same_geometry, view_of
 from cyad._tracked cimport binary, dispatch, modular, power, scalar_attribute, scalar_item
 from cyad.rules._kernels cimport (
@@ -1057,7 +1057,7 @@ def run_forward(mode, f, returned, args, kwargs, list named, int width, bint bat
     values, arguments = wrap_all(ctx, named, width, False)
     positional, keywords = as_call(args, kwargs, named, values)
     try:
-        old = swap_current(<PyObject*>ctx)
+        old = enter(<PyObject*>ctx)
         ctx.start()
         try:
             result = f(*positional, **keywords)
@@ -1147,7 +1147,7 @@ def push_lanes(call, list blocks, int width, bint strong=False):
             leaf, [block[lane, ...] for lane in range(width)] if isinstance(leaf, np.ndarray) else
             tuple(block) if is_array(block) else block.tolist()) for leaf, block in zip(call.leaves, blocks)]), width, False)[0]
     try:
-        old = swap_current(<PyObject*>ctx)
+        old = enter(<PyObject*>ctx)
         ctx.start()
         try:
             result = f(*values)

@@ -20,7 +20,7 @@ from cyad._context cimport (
     is_array, is_complex, is_real_float, is_scalar, is_tracked, object_operand, plain_value, primal_at, real_part,
     refuse_own_operators, run_plain, run_primal, settled, shape_of, unbroadcast, wrap_inactive,
 )
-from cyad._redirect cimport swap_current
+from cyad._redirect cimport leave, swap_current
 from cyad._shadow cimport SMALLEST_KEPT, new_result
 from cyad.rules._kernels cimport Row, evaluate_array, multiply_matrices
 
@@ -203,6 +203,7 @@ def after_the_end(Row row, x, y):
 cdef object apply(Row row, object x, object y):
     """An elementwise operation of which at least one operand is tracked (`y` is None for unary ones)."""
     cdef Context ctx
+    cdef PyObject* users
     if has_ended(x) or row.nin == 2 and has_ended(y):
         return after_the_end(row, x, y)
     ctx = context_of(x)
@@ -213,7 +214,11 @@ cdef object apply(Row row, object x, object y):
         own = _overridden(row.ufunc, (x,) if row.nin == 1 else (x, y), {})
         if own is not NotImplemented:
             return own
-    return ctx.elementwise(row, x, y, NULL)
+    users = leave()
+    try:
+        return ctx.elementwise(row, x, y, NULL)
+    finally:
+        swap_current(users)
 
 
 cdef object general_elementwise(Context ctx, Row row, object x, object y):

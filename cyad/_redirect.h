@@ -29,7 +29,7 @@
 
 typedef PyObject *(*cyad_handler)(PyObject *callee, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 
-enum { CYAD_CLOSED, CYAD_CONTEXT, CYAD_TYPES };
+enum { CYAD_CLOSED, CYAD_CONTEXT, CYAD_TYPES, CYAD_FRESH };
 
 
 /* ---------------------------------------------------------------------------------------------------------------
@@ -44,7 +44,12 @@ static __thread PyObject *cyad_context __attribute__((tls_model("initial-exec"))
 static __thread PyObject *cyad_context = NULL;
 #endif
 
-static inline PyObject *cyad_current(void) { return cyad_context; }
+/* The lowest bit says that it is the user's code that runs in this context, not cyad on behalf of an inner call. What is
+ * swapped out is only ever swapped in again. */
+#define CYAD_USERS ((uintptr_t)1)
+
+static inline PyObject *cyad_current(void) { return (PyObject *)((uintptr_t)cyad_context & ~CYAD_USERS); }
+static inline int cyad_in_users_code(void) { return CYAD_UNLIKELY((uintptr_t)cyad_context & CYAD_USERS); }
 
 static inline PyObject *cyad_swap_current(PyObject *context)
 {
@@ -52,6 +57,13 @@ static inline PyObject *cyad_swap_current(PyObject *context)
     cyad_context = context;
     return old;
 }
+
+static inline PyObject *cyad_enter(PyObject *context)
+{
+    return cyad_swap_current(context ? (PyObject *)((uintptr_t)context | CYAD_USERS) : NULL);
+}
+
+static inline PyObject *cyad_leave(void) { return cyad_swap_current(cyad_current()); }
 
 
 /* ---------------------------------------------------------------------------------------------------------------
@@ -136,6 +148,119 @@ static inline int cyad_any_list_tracked(PyObject *const *args, Py_ssize_t n)
 }
 
 static inline Py_ssize_t cyad_length(PyObject *kwnames) { return kwnames ? PyTuple_GET_SIZE(kwnames) : 0; }
+
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * Fresh results of plain operands
+ */
+
+/* An array that NumPy computes from plain ones alone may be written later: u = np.sin(X); u[0] = a. In the user's code such a
+ * result is tracked like what creation functions make; in compiled code, which takes results for ndarrays without asking, it is
+ * not. So two things must hold: nobody else refers to the memory, and it was Python's own bytecode that asked. */
+static PyTypeObject *cyad_ndarray = NULL;
+static PyObject *(*cyad_fresh_handler)(PyObject *) = NULL; /* borrows, returns a new reference */
+static unsigned char cyad_opcodes[256];                    /* which of the two an opcode is, if any */
+enum { CYAD_OPERATOR = 1, CYAD_CALL = 2 };                 /* an operator or a subscript; a call */
+
+static inline int cyad_is_fresh(PyObject *out)
+{
+    if (!Py_IS_TYPE(out, cyad_ndarray) || Py_REFCNT(out) != 1)
+        return 0;
+    PyArrayObject *a = (PyArrayObject *)out;
+    int type = PyArray_DESCR(a)->type_num;
+    if (!PyTypeNum_ISFLOAT(type) && !PyTypeNum_ISCOMPLEX(type))
+        return 0;
+    PyObject *base = PyArray_BASE(a);
+    if (base) { /* a view that alone keeps its memory is as good */
+        if (!Py_IS_TYPE(base, cyad_ndarray) || Py_REFCNT(base) != 1 || PyArray_BASE((PyArrayObject *)base))
+            return 0;
+        a = (PyArrayObject *)base;
+    }
+    return PyArray_CHKFLAGS(a, NPY_ARRAY_OWNDATA | NPY_ARRAY_BEHAVED);
+}
+
+/* NumPy's own Python code computes with what it was given, subclasses of ndarray among them; what it returns is looked at. */
+static int cyad_is_numpys(PyFrameObject *frame)
+{
+    PyObject *globals = PyFrame_GetGlobals(frame), *name = PyDict_GetItemString(globals, "__name__");
+    const char *text = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+    int found = text && !strncmp(text, "numpy", 5) && (text[5] == '.' || !text[5]);
+    Py_DECREF(globals);
+    return found;
+}
+
+/* Whether the user's bytecode called by name: the interpreter leaves the callable on its stack, below the arguments. Compiled
+ * callers keep theirs on the C stack, or in blocks whose first word is empty. */
+CYAD_OUT_OF_LINE int cyad_called_by_name(PyObject *callable, PyObject *const *args, size_t nargsf)
+{
+    if (!(nargsf & PY_VECTORCALL_ARGUMENTS_OFFSET)
+        || (uintptr_t)args - (uintptr_t)__builtin_frame_address(0) < ((uintptr_t)1 << 16))
+        return 0;
+#if PY_VERSION_HEX >= 0x030D0000
+    if (args[-1] != NULL || args[-2] != callable)
+        return 0;
+#else
+    if (args[-1] != callable)
+        return 0;
+#endif
+    PyFrameObject *frame = PyEval_GetFrame();
+    return frame && !cyad_is_numpys(frame);
+}
+
+/* Whether the innermost Python code is the user's, and stands at an instruction of this kind: then it is what NumPy was asked
+ * to do. */
+CYAD_OUT_OF_LINE int cyad_stands_at(int kind)
+{
+    PyFrameObject *frame = PyEval_GetFrame();
+    if (!frame)
+        return 0;
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    PyObject *bytes = PyCode_GetCode(code);
+    int at = PyFrame_GetLasti(frame), found = 0;
+    if (!bytes)
+        PyErr_Clear();
+    else if (at >= 0 && at < PyBytes_GET_SIZE(bytes))
+        found = cyad_opcodes[(unsigned char)PyBytes_AS_STRING(bytes)[at]] == kind && !cyad_is_numpys(frame);
+    Py_XDECREF(bytes);
+    Py_DECREF(code);
+    return found;
+}
+
+/* Steals a result, or several in a tuple, and returns it tracked where it is fresh. */
+CYAD_OUT_OF_LINE PyObject *cyad_keep_fresh(PyObject *out)
+{
+    if (cyad_is_fresh(out)) {
+        PyObject *kept = cyad_fresh_handler(out);
+        Py_DECREF(out);
+        return kept;
+    }
+    if (!PyTuple_CheckExact(out) || Py_REFCNT(out) != 1)
+        return out;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(out); i++) {
+        PyObject *item = PyTuple_GET_ITEM(out, i);
+        if (!cyad_is_fresh(item))
+            continue;
+        PyObject *kept = cyad_fresh_handler(item);
+        if (!kept) {
+            Py_DECREF(out);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(out, i, kept);
+        Py_DECREF(item);
+    }
+    return out;
+}
+
+static inline int cyad_may_be_fresh(PyObject *out)
+{
+    return out && (cyad_is_fresh(out) || PyTuple_CheckExact(out)) && cyad_fresh_handler;
+}
+
+
+static inline PyObject *cyad_looked_at(PyObject *out)
+{
+    return cyad_in_users_code() && cyad_may_be_fresh(out) && cyad_stands_at(CYAD_CALL) ? cyad_keep_fresh(out) : out;
+}
 
 
 /* ---------------------------------------------------------------------------------------------------------------
@@ -243,27 +368,31 @@ typedef PyObject *(*cyad_fast_keywords)(PyObject *, PyObject *const *, Py_ssize_
 
 /* `scan` is evaluated only where the gate looks at types. */
 #define CYAD_IS_OPEN(s, scan) \
-    CYAD_UNLIKELY((s)->gate == CYAD_CONTEXT ? cyad_context != NULL : (s)->gate == CYAD_TYPES && (scan))
+    CYAD_UNLIKELY((s)->gate == CYAD_CONTEXT ? cyad_context != NULL \
+                  : (s)->gate != CYAD_CLOSED && (scan))
+
+/* What the original returned, looked at where the gate says so. */
+#define CYAD_RETURNED(s, out) ((s)->gate == CYAD_FRESH ? cyad_looked_at(out) : (out))
 
 static inline PyObject *cyad_noargs(cyad_slot *s, PyObject *self, PyObject *unused)
 {
     if (CYAD_IS_OPEN(s, cyad_is_tracked(self)))
         return cyad_open(s, self, NULL, 0, NULL);
-    return s->copy.ml_meth(self, unused);
+    return CYAD_RETURNED(s, s->copy.ml_meth(self, unused));
 }
 
 static inline PyObject *cyad_o(cyad_slot *s, PyObject *self, PyObject *arg)
 {
     if (CYAD_IS_OPEN(s, cyad_is_tracked(arg) || (self && cyad_is_tracked(self))))
         return cyad_open_one(s, self, arg);
-    return s->copy.ml_meth(self, arg);
+    return CYAD_RETURNED(s, s->copy.ml_meth(self, arg));
 }
 
 static inline PyObject *cyad_fastcall(cyad_slot *s, PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (CYAD_IS_OPEN(s, cyad_any_tracked(args, nargs) || (self && cyad_is_tracked(self))))
         return cyad_open(s, self, args, nargs, NULL);
-    return CYAD_ORIGINAL(s, cyad_fast)(self, args, nargs);
+    return CYAD_RETURNED(s, CYAD_ORIGINAL(s, cyad_fast)(self, args, nargs));
 }
 
 static inline PyObject *cyad_fastcall_keywords(cyad_slot *s, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -272,7 +401,7 @@ static inline PyObject *cyad_fastcall_keywords(cyad_slot *s, PyObject *self, PyO
     if (CYAD_IS_OPEN(s, cyad_any_tracked(args, nargs + cyad_length(kwnames)) || (self && cyad_is_tracked(self))
                             || cyad_any_list_tracked(args, nargs)))
         return cyad_open(s, self, args, nargs, kwnames);
-    return CYAD_ORIGINAL(s, cyad_fast_keywords)(self, args, nargs, kwnames);
+    return CYAD_RETURNED(s, CYAD_ORIGINAL(s, cyad_fast_keywords)(self, args, nargs, kwnames));
 }
 
 static inline int cyad_scan_varargs(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -286,14 +415,14 @@ static inline PyObject *cyad_varargs(cyad_slot *s, PyObject *self, PyObject *arg
 {
     if (CYAD_IS_OPEN(s, cyad_scan_varargs(self, args, NULL)))
         return cyad_open(s, self, ((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args), NULL);
-    return s->copy.ml_meth(self, args);
+    return CYAD_RETURNED(s, s->copy.ml_meth(self, args));
 }
 
 static inline PyObject *cyad_varargs_keywords(cyad_slot *s, PyObject *self, PyObject *args, PyObject *kwargs)
 {
     if (CYAD_IS_OPEN(s, cyad_scan_varargs(self, args, kwargs)))
         return cyad_open_dict(s, self, args, kwargs);
-    return CYAD_ORIGINAL(s, PyCFunctionWithKeywords)(self, args, kwargs);
+    return CYAD_RETURNED(s, CYAD_ORIGINAL(s, PyCFunctionWithKeywords)(self, args, kwargs));
 }
 
 /* M(i) for i = 000 ... 077, 0100 ... 0137, which are octal literals. */
@@ -449,6 +578,38 @@ static PyObject *cyad_make_type_original(cyad_type_slot *s)
 
 
 /* ---------------------------------------------------------------------------------------------------------------
+ * Subscripts of arrays
+ */
+
+static binaryfunc cyad_subscript_original = NULL;
+
+static PyObject *cyad_subscript(PyObject *self, PyObject *key)
+{
+    PyObject *out = cyad_subscript_original(self, key);
+    if (cyad_in_users_code() && cyad_may_be_fresh(out) && cyad_stands_at(CYAD_OPERATOR))
+        return cyad_keep_fresh(out);
+    return out;
+}
+
+static int cyad_set_subscript(PyTypeObject *ndarray, int on)
+{
+    binaryfunc *live = &ndarray->tp_as_mapping->mp_subscript;
+    if (!on) {
+        if (*live == cyad_subscript)
+            *live = cyad_subscript_original;
+        return 1;
+    }
+    if (*live == cyad_subscript)
+        return 1;
+    if (cyad_subscript_original && *live != cyad_subscript_original)
+        return 0;
+    cyad_subscript_original = *live;
+    *live = cyad_subscript;
+    return 1;
+}
+
+
+/* ---------------------------------------------------------------------------------------------------------------
  * ufuncs
  */
 
@@ -460,9 +621,16 @@ static PyObject *cyad_ufunc_call(PyObject *ufunc, PyObject *const *args, size_t 
 {
     Py_ssize_t n = PyVectorcall_NARGS(nargsf) + cyad_length(kwnames);
     if (CYAD_UNLIKELY(cyad_any_tracked(args, n) || cyad_any_list_tracked(args, PyVectorcall_NARGS(nargsf)))
-        && cyad_ufunc_handler)
-        return cyad_ufunc_handler(ufunc, args, nargsf, kwnames ? kwnames : Py_None);
-    return cyad_ufunc_original(ufunc, args, nargsf, kwnames);
+        && cyad_ufunc_handler) {
+        PyObject *users = cyad_leave(), *result = cyad_ufunc_handler(ufunc, args, nargsf, kwnames ? kwnames : Py_None);
+        cyad_swap_current(users);
+        return result;
+    }
+    PyObject *out = cyad_ufunc_original(ufunc, args, nargsf, kwnames);
+    if (cyad_in_users_code() && cyad_may_be_fresh(out)
+        && (nargsf & PY_VECTORCALL_ARGUMENTS_OFFSET ? cyad_called_by_name(ufunc, args, nargsf) : cyad_stands_at(CYAD_OPERATOR)))
+        return cyad_keep_fresh(out);
+    return out;
 }
 
 static vectorcallfunc cyad_get_ufunc(PyObject *ufunc) { return ((PyUFuncObject *)ufunc)->vectorcall; }
@@ -483,7 +651,10 @@ static PyObject *cyad_dispatcher_call(PyObject *function, PyObject *const *args,
     Py_ssize_t n = PyVectorcall_NARGS(nargsf) + cyad_length(kwnames);
     if (CYAD_UNLIKELY(cyad_any_list_tracked(args, n)) && cyad_dispatcher_handler)
         return cyad_dispatcher_handler(function, args, nargsf, kwnames ? kwnames : Py_None);
-    return cyad_dispatcher_original(function, args, nargsf, kwnames);
+    PyObject *out = cyad_dispatcher_original(function, args, nargsf, kwnames);
+    if (cyad_in_users_code() && cyad_may_be_fresh(out) && cyad_called_by_name(function, args, nargsf))
+        return cyad_keep_fresh(out);
+    return out;
 }
 
 static vectorcallfunc *cyad_dispatcher_slot(PyObject *function)

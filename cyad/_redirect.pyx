@@ -7,6 +7,7 @@ call. Its function pointer is replaced by a *trampoline* of the same calling con
 - ``"context"``: is a context current in this thread? (creation functions)
 - ``"types"``: is an argument, a keyword's value or the receiver of a registered type, exactly, or (inside a call) a list
   that holds such? (``math``, ufuncs)
+- ``"fresh"``: the same; and what the original returns is looked at (methods of arrays)
 
 Closed, the original gets the call as it came. Open, ``handler(original, *args, **kwargs)`` does; for a method the first
 of the arguments is the receiver; ``original`` always calls the original. Ufuncs have a pointer of their own in their
@@ -21,6 +22,7 @@ Thread safety: the context is thread-local; installing and restoring happen unde
 they are published. A slot is never given to another function.
 """
 import importlib._bootstrap
+import opcode
 import os
 import types
 
@@ -28,6 +30,7 @@ import numpy as np
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uintptr_t
+from libc.string cimport memset
 
 from cyad.errors import ADError
 
@@ -65,7 +68,7 @@ cdef extern from "_redirect.h":
         PyObject* handler
         int gate
 
-    enum: CYAD_FREE_THREADED, CYAD_CLOSED, CYAD_CONTEXT, CYAD_TYPES
+    enum: CYAD_FREE_THREADED, CYAD_CLOSED, CYAD_CONTEXT, CYAD_TYPES, CYAD_FRESH
     enum: CYAD_MAX_TYPES, CYAD_N_CONVENTIONS, CYAD_N_SLOTS, CYAD_N_TYPE_SLOTS
     cyad_slot (*cyad_slots)[CYAD_N_SLOTS]
     const PyCFunction (*cyad_trampolines)[CYAD_N_SLOTS]
@@ -75,9 +78,16 @@ cdef extern from "_redirect.h":
     vectorcallfunc cyad_dispatcher_original
     call_handler cyad_dispatcher_handler
     PyObject* cyad_after_import
+    PyTypeObject* cyad_ndarray
+    fresh_handler cyad_fresh_handler
+    unsigned char* cyad_opcodes
+    enum: CYAD_OPERATOR, CYAD_CALL
+    bint cyad_set_subscript(PyTypeObject* ndarray, bint on) noexcept
 
     PyObject* cyad_current() noexcept nogil
     PyObject* cyad_swap_current(PyObject* context) noexcept nogil
+    PyObject* cyad_enter(PyObject* context) noexcept nogil
+    PyObject* cyad_leave() noexcept nogil
     void cyad_set_types(PyTypeObject** classes, int n) noexcept
     int cyad_convention(int flags) noexcept
     PyMethodDef* cyad_function_def(object f) noexcept
@@ -108,7 +118,7 @@ class RedirectError(ADError, RuntimeError):
     """A call cannot be redirected: by its nature, on this interpreter, or because somebody turned it off."""
 
 
-cdef list _GATES = ["closed", "context", "types"]  # by the values of the C enum
+cdef list _GATES = ["closed", "context", "types", "fresh"]  # by the values of the C enum
 cdef tuple _types = ()
 cdef list _ufuncs = []
 cdef list _dispatchers = []
@@ -116,6 +126,7 @@ cdef object _ufunc_callable = None
 cdef object _plain_import = None
 cdef object _shielded_import = None
 cdef object _after_import = None
+cdef int _BINARY_OP = opcode.opmap["BINARY_OP"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -130,6 +141,14 @@ cdef PyObject* swap_current(PyObject* context) noexcept nogil:
     return cyad_swap_current(context)
 
 
+cdef PyObject* enter(PyObject* context) noexcept nogil:
+    return cyad_enter(context)
+
+
+cdef PyObject* leave() noexcept nogil:
+    return cyad_leave()
+
+
 def current_context():
     """The context that is current in this thread, or None."""
     cdef PyObject* context = cyad_current()
@@ -142,7 +161,7 @@ def run_in_context(context, function, /, *args, **kwargs):
     >>> run_in_context("a context", current_context), current_context()
     ('a context', None)
     """
-    cdef PyObject* outer = cyad_swap_current(NULL if context is None else <PyObject*>context)
+    cdef PyObject* outer = cyad_enter(NULL if context is None else <PyObject*>context)
     try:
         return function(*args, **kwargs)
     finally:
@@ -176,7 +195,7 @@ def redirect(owner, str name not None, str gate not None, handler):
     ----------
     owner : a module, or a type whose own method it is. Where the attribute of a module is one of NumPy's dispatchers
         (``np.empty_like``), the C function behind it is redirected.
-    gate : ``"context"`` or ``"types"``.
+    gate : ``"context"``, ``"types"`` or ``"fresh"``.
     handler : called as ``handler(original, *args, **kwargs)``, for a method as ``handler(original, self, *args,
         **kwargs)``. The context is as the caller had it: a handler that uses redirected functions itself calls their
         `original`, or runs without context.
@@ -273,11 +292,9 @@ cdef void _close_slot(cyad_slot* slot, int convention) noexcept:
 
 
 cdef int _gate_of(str gate) except -1:
-    if gate == "context":
-        return CYAD_CONTEXT
-    if gate == "types":
-        return CYAD_TYPES
-    raise ValueError(f"the gate must be 'context' or 'types', not {gate!r}")
+    if gate in _GATES[1:]:
+        return _GATES.index(gate)
+    raise ValueError(f"the gate must be 'context', 'types' or 'fresh', not {gate!r}")
 
 
 cdef int _check_allowed() except -1:
@@ -438,6 +455,39 @@ def redirect_dispatchers(functions):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Fresh results
+# ---------------------------------------------------------------------------------------------------------------------
+
+cdef void register_fresh_handler(fresh_handler handler) noexcept:
+    """What makes a fresh float array that the user's code computed from plain ones a tracked one; NULL for nothing."""
+    global cyad_fresh_handler
+    cyad_fresh_handler = handler
+
+
+def redirect_operators():
+    """Give fresh results of operators and subscripts of plain arrays to the registered handler, in the user's code.
+
+    Ufuncs and dispatchers that are redirected do so when they are called by name. Raises RedirectError where somebody else
+    has changed how arrays are subscripted.
+    """
+    global cyad_ndarray
+    _check_allowed()
+    cyad_ndarray = <PyTypeObject*>np.ndarray
+    # `+x` is an operation of its own up to CPython 3.11, and one of several intrinsics from then on.
+    for kind, names in ((CYAD_OPERATOR, ("BINARY_OP", "BINARY_SUBSCR", "UNARY_NEGATIVE", "UNARY_POSITIVE", "CALL_INTRINSIC_1")),
+                        (CYAD_CALL, ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "PRECALL"))):
+        for name in names:
+            if name in opcode.opmap:
+                cyad_opcodes[opcode.opmap[name]] = kind
+    if not cyad_set_subscript(cyad_ndarray, True):
+        raise RedirectError("cannot redirect subscripts of arrays: they were changed by somebody else")
+
+
+cdef bint _operators_on() noexcept:
+    return cyad_ndarray is not NULL and cyad_opcodes[<int>_BINARY_OP] == CYAD_OPERATOR
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Imports
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -481,6 +531,8 @@ def installed():
             found.append((f"{cls.__module__}.{cls.__qualname__}()", _GATES[cyad_type_slots[i].gate]))
     found += [(f"ufunc {ufunc.__name__}", "types") for ufunc in _ufuncs]
     found += [(f"dispatcher {function.__module__}.{function.__name__}", "context") for function in _dispatchers]
+    if _operators_on():
+        found.append(("operators and subscripts", "context"))
     if importlib._bootstrap._find_and_load is _shielded_import:
         found.append(("import", "context"))
     return found
@@ -514,10 +566,14 @@ def restore_all():
             cyad_set_dispatcher(function, cyad_dispatcher_original)
     _ufuncs.clear()
     _dispatchers.clear()
+    operators = _operators_on()
+    if operators:
+        memset(cyad_opcodes, 0, 256)
+        cyad_set_subscript(cyad_ndarray, False)
     shielded = importlib._bootstrap._find_and_load is _shielded_import
     if shielded:
         importlib._bootstrap._find_and_load = _plain_import
-    return functions, classes, ufuncs, dispatchers, shielded, _types, _ufunc_callable, <uintptr_t>cyad_ufunc_handler
+    return functions, classes, ufuncs, dispatchers, operators, shielded, _types, _ufunc_callable, <uintptr_t>cyad_ufunc_handler
 
 
 def reinstall(tuple saved not None):
@@ -526,7 +582,7 @@ def reinstall(tuple saved not None):
     cdef cyad_slot* slot
     cdef int c, i
     cdef uintptr_t native
-    functions, classes, ufuncs, dispatchers, shielded, registered, _callable, ufunc_native = saved
+    functions, classes, ufuncs, dispatchers, operators, shielded, registered, _callable, ufunc_native = saved
     restore_all()
     for c, i, gate, handler, native in functions:
         slot = &cyad_slots[c][i]
@@ -536,6 +592,8 @@ def reinstall(tuple saved not None):
     register_types(registered)
     redirect_ufuncs(ufuncs)
     redirect_dispatchers(dispatchers)
+    if operators:
+        redirect_operators()
     if shielded:
         shield_imports()
     native = ufunc_native

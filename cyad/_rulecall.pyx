@@ -35,7 +35,7 @@ from cyad._context cimport (
 )
 from cyad._dual cimport Dual
 from cyad._nodes cimport NONE, Undo
-from cyad._redirect cimport swap_current
+from cyad._redirect cimport enter, swap_current
 from cyad._shadow cimport Buffer, extent_of
 
 import types
@@ -435,7 +435,7 @@ cdef class Call:
         """Calls a rule one level out."""
         cdef PyObject* old
         cdef Py_ssize_t n = len(arguments) - len(self.names)
-        old = swap_current(<PyObject*>self.ctx.outer if self.ctx.outer is not None else NULL)
+        old = enter(<PyObject*>self.ctx.outer if self.ctx.outer is not None else NULL)
         try:
             if not self.names:
                 return PyObject_Call(rule.function, PyList_AsTuple(arguments), NULL)
@@ -579,7 +579,7 @@ cdef class Call:
                 given -= 1
             shown = [read_only(v) for v in values]
             k = len(shown) - len(names)
-            old = swap_current(<PyObject*>self.ctx.outer if self.ctx.outer is not None else NULL)
+            old = enter(<PyObject*>self.ctx.outer if self.ctx.outer is not None else NULL)
             try:
                 # The plain run knows no derivatives, so it cannot warn of them.
                 with np.errstate(all="ignore"):

@@ -8,7 +8,7 @@ Thread safety: as in `_context`.
 from cpython.buffer cimport PyObject_GetBuffer
 from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
-from cpython.object cimport PyObject_RichCompare
+from cpython.object cimport PyObject, PyObject_RichCompare
 from libc.math cimport isfinite
 from numpy cimport (
     NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_DATA, PyArray_DIMS, PyArray_ISCONTIGUOUS,
@@ -22,6 +22,7 @@ from cyad._context cimport (
     refuse_own_operators, run_plain, run_primal, settled, usable, wrap_inactive, wrap_new, wrap_over, wrap_view,
 )
 from cyad._elementwise cimport apply
+from cyad._redirect cimport leave, swap_current
 from cyad._shadow cimport extent_of
 from cyad.rules._kernels cimport Row
 
@@ -412,33 +413,24 @@ cdef class DuckValue(TrackedArray):
 
     def __getitem__(self, key):
         cdef char* address
-        cdef TrackedArray out
-        cdef Context ctx = self.ctx
-        if not ctx.alive:
+        cdef PyObject* users
+        if not self.ctx.alive:
             return usable(self)[key]
         if self.boxed:
             return scalar_item(self, key)
         if self.plain and is_real_float(self.place.typenum):
             address = element_address(self.arr, key)
             if address is not NULL:
-                return ctx.load(self, address)
-        key = plain_key(key)
-        if is_basic(key):
-            prim = self.arr[key] if self.plain else run_primal(ctx, operator.getitem, (self.prim, key), {})
-            if isinstance(prim, np.ndarray):
-                return wrap_view(self, prim)
-            return element(self, key, prim)
-        key = own_key(key)
-        prim = self.arr[key] if self.plain else run_primal(ctx, operator.getitem, (self.prim, key), {})
-        if not isinstance(prim, np.ndarray):
-            return element(self, key, prim)
-        out = wrap_over(ctx, prim)
-        ctx.gather(self, key, out)
-        return out
+                return self.ctx.load(self, address)
+        users = leave()
+        try:
+            return picked(self, key)
+        finally:
+            swap_current(users)
 
     def __setitem__(self, key, value):
         cdef Context ctx = self.ctx
-        cdef TrackedArray target
+        cdef PyObject* users
         cdef char* address
         if not ctx.alive:
             usable(self)[key] = value
@@ -454,24 +446,11 @@ cdef class DuckValue(TrackedArray):
                     check_conflict(self.place.buf)
                 if ctx.store_element(self, address, value):
                     return
-        check_conflict(self.place.buf)
-        key = plain_key(key)
-        value = value.copy() if type(value) is Flat else object_operand(value) if not is_tracked(value) else value
-        if is_basic(key):
-            if key is Ellipsis:
-                target = self
-            else:
-                # An Ellipsis more makes a view of an element, too.
-                target = wrap_view(self, run_primal(ctx, operator.getitem, (
-                    self.prim, (key if type(key) is tuple and Ellipsis in key else
-                                (key if type(key) is tuple else (key,)) + (Ellipsis,))), {}))
-            if not PyArray_CHKFLAGS(target.arr, NPY_ARRAY_WRITEABLE):
-                raise ValueError("assignment destination is read-only")
-            ctx.store(target, value)
-            return
-        if not PyArray_CHKFLAGS(self.arr, NPY_ARRAY_WRITEABLE):
-            raise ValueError("assignment destination is read-only")
-        ctx.scatter(self, own_key(key), value)
+        users = leave()
+        try:
+            store_at(self, key, value)
+        finally:
+            swap_current(users)
 
     def __delitem__(self, key):
         raise ValueError("cannot delete array elements")
@@ -881,12 +860,15 @@ cdef object power(object left, object right):
 
 cdef object in_place(TrackedArray target, Row row, object other):
     """`y op= z` is `t = y op z; y[...] = t`."""
-    cdef object result
-    result = binary(row, target, other)
-    if result is NotImplemented or target.boxed:
-        return result
-    store_result(target, result, row.name)
-    return target
+    cdef PyObject* users = leave()
+    try:
+        result = binary(row, target, other)
+        if result is NotImplemented or target.boxed:
+            return result
+        store_result(target, result, row.name)
+        return target
+    finally:
+        swap_current(users)
 
 
 cdef int store_result(TrackedArray target, object result, str name) except -1:
@@ -954,6 +936,50 @@ cdef object scalar_attribute(object value, str name):
     if function is not None:
         return functools.partial(function, value)
     raise AttributeError(f"'numpy.float64' object has no attribute {name!r}")
+
+
+cdef object picked(TrackedArray self, object key):
+    """A view, or the elements that an array of indices or a mask names."""
+    cdef TrackedArray out
+    cdef Context ctx = self.ctx
+    key = plain_key(key)
+    if is_basic(key):
+        prim = self.arr[key] if self.plain else run_primal(ctx, operator.getitem, (self.prim, key), {})
+        if isinstance(prim, np.ndarray):
+            return wrap_view(self, prim)
+        return element(self, key, prim)
+    key = own_key(key)
+    prim = self.arr[key] if self.plain else run_primal(ctx, operator.getitem, (self.prim, key), {})
+    if not isinstance(prim, np.ndarray):
+        return element(self, key, prim)
+    out = wrap_over(ctx, prim)
+    ctx.gather(self, key, out)
+    return out
+
+
+cdef int store_at(TrackedArray self, object key, object value) except -1:
+    """A store that is not one of a number into an element."""
+    cdef Context ctx = self.ctx
+    cdef TrackedArray target
+    check_conflict(self.place.buf)
+    key = plain_key(key)
+    value = value.copy() if type(value) is Flat else object_operand(value) if not is_tracked(value) else value
+    if is_basic(key):
+        if key is Ellipsis:
+            target = self
+        else:
+            # An Ellipsis more makes a view of an element, too.
+            target = wrap_view(self, run_primal(ctx, operator.getitem, (
+                self.prim, (key if type(key) is tuple and Ellipsis in key else
+                            (key if type(key) is tuple else (key,)) + (Ellipsis,))), {}))
+        if not PyArray_CHKFLAGS(target.arr, NPY_ARRAY_WRITEABLE):
+            raise ValueError("assignment destination is read-only")
+        ctx.store(target, value)
+        return 0
+    if not PyArray_CHKFLAGS(self.arr, NPY_ARRAY_WRITEABLE):
+        raise ValueError("assignment destination is read-only")
+    ctx.scatter(self, own_key(key), value)
+    return 0
 
 
 cdef object scalar_item(object value, object key):
