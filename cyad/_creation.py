@@ -354,6 +354,9 @@ def _install():
     for name in ("choose", "clip", "compress", "conj", "conjugate", "cumprod", "cumsum", "dot", "flatten", "max", "mean", "min",
                  "prod", "ravel", "repeat", "round", "std", "sum", "take", "trace", "var"):
         _redirect.redirect(np.ndarray, name, "fresh", _method(name))
+    _redirect.redirect_results([
+        method for owner in (np.random.Generator, np.random.RandomState) for name, method in vars(owner).items()
+        if not name.startswith("_") and callable(method)])
     _redirect.redirect_type(np.ndarray, "context", _ndarray_call)
     _redirect.redirect_type(np.nditer, "types", _nditer)
     for dtype in (np.float64, np.float32, np.complex128, np.complex64):

@@ -197,7 +197,7 @@ CYAD_OUT_OF_LINE int cyad_called_by_name(PyObject *callable, PyObject *const *ar
         || (uintptr_t)args - (uintptr_t)__builtin_frame_address(0) < ((uintptr_t)1 << 16))
         return 0;
 #if PY_VERSION_HEX >= 0x030D0000
-    if (args[-1] != NULL || args[-2] != callable)
+    if (args[-1] != callable && (args[-1] != NULL || args[-2] != callable)) /* of a method, or else a function */
         return 0;
 #else
     if (args[-1] != callable)
@@ -226,7 +226,7 @@ CYAD_OUT_OF_LINE int cyad_stands_at(int kind)
     return found;
 }
 
-/* Steals a result, or several in a tuple, and returns it tracked where it is fresh. */
+/* Steals a result, or several in a tuple (a named one, too), and returns it tracked where it is fresh. */
 CYAD_OUT_OF_LINE PyObject *cyad_keep_fresh(PyObject *out)
 {
     if (cyad_is_fresh(out)) {
@@ -234,7 +234,7 @@ CYAD_OUT_OF_LINE PyObject *cyad_keep_fresh(PyObject *out)
         Py_DECREF(out);
         return kept;
     }
-    if (!PyTuple_CheckExact(out) || Py_REFCNT(out) != 1)
+    if (!PyTuple_Check(out) || Py_REFCNT(out) != 1)
         return out;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(out); i++) {
         PyObject *item = PyTuple_GET_ITEM(out, i);
@@ -253,7 +253,7 @@ CYAD_OUT_OF_LINE PyObject *cyad_keep_fresh(PyObject *out)
 
 static inline int cyad_may_be_fresh(PyObject *out)
 {
-    return out && (cyad_is_fresh(out) || PyTuple_CheckExact(out)) && cyad_fresh_handler;
+    return out && (cyad_is_fresh(out) || PyTuple_Check(out)) && cyad_fresh_handler;
 }
 
 
@@ -520,11 +520,10 @@ typedef struct {
 
 static cyad_type_slot cyad_type_slots[CYAD_N_TYPE_SLOTS];
 
-static PyObject *cyad_type_plain(cyad_type_slot *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+/* A call by tp_call, of what has no vectorcall. */
+static PyObject *cyad_tp_call(PyObject *callable, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *type = (PyObject *)s->type, *positional, *keywords = NULL, *result = NULL;
-    if (s->previous)
-        return s->previous(type, args, (size_t)nargs, kwnames);
+    PyObject *positional, *keywords = NULL, *result = NULL;
     positional = PyTuple_New(nargs);
     if (!positional)
         return NULL;
@@ -538,11 +537,17 @@ static PyObject *cyad_type_plain(cyad_type_slot *s, PyObject *const *args, Py_ss
             if (PyDict_SetItem(keywords, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0)
                 goto done;
     }
-    result = Py_TYPE(type)->tp_call(type, positional, keywords);
+    result = Py_TYPE(callable)->tp_call(callable, positional, keywords);
 done:
     Py_DECREF(positional);
     Py_XDECREF(keywords);
     return result;
+}
+
+static PyObject *cyad_type_plain(cyad_type_slot *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *type = (PyObject *)s->type;
+    return s->previous ? s->previous(type, args, (size_t)nargs, kwnames) : cyad_tp_call(type, args, nargs, kwnames);
 }
 
 static cyad_type_slot *cyad_find_type(PyObject *type)
@@ -657,7 +662,7 @@ static PyObject *cyad_dispatcher_call(PyObject *function, PyObject *const *args,
     return out;
 }
 
-static vectorcallfunc *cyad_dispatcher_slot(PyObject *function)
+static vectorcallfunc *cyad_vectorcall_slot(PyObject *function)
 {
     PyTypeObject *type = Py_TYPE(function);
     if (!(type->tp_flags & Py_TPFLAGS_HAVE_VECTORCALL) || type->tp_vectorcall_offset <= 0)
@@ -665,13 +670,65 @@ static vectorcallfunc *cyad_dispatcher_slot(PyObject *function)
     return (vectorcallfunc *)((char *)function + type->tp_vectorcall_offset);
 }
 
-static vectorcallfunc cyad_get_dispatcher(PyObject *function)
+static vectorcallfunc cyad_get_vectorcall(PyObject *function)
 {
-    vectorcallfunc *slot = cyad_dispatcher_slot(function);
+    vectorcallfunc *slot = cyad_vectorcall_slot(function);
     return slot ? *slot : NULL;
 }
 
-static void cyad_set_dispatcher(PyObject *function, vectorcallfunc f) { *cyad_dispatcher_slot(function) = f; }
+static void cyad_set_vectorcall(PyObject *function, vectorcallfunc f) { *cyad_vectorcall_slot(function) = f; }
+
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * Compiled functions whose results are looked at: the methods of random generators
+ */
+
+/* The functions of one extension module share the C functions behind their vectorcall pointers. Those that take any arguments
+ * (randn) have none: they are the first family. */
+#define CYAD_N_FAMILIES 8
+static vectorcallfunc cyad_families[CYAD_N_FAMILIES];
+
+/* tp_call looks for a vectorcall, too: while it runs there is none. Whoever calls meanwhile, in another thread, gets plain results. */
+static PyObject *cyad_call_without_vectorcall(PyObject *callable, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    vectorcallfunc *slot = cyad_vectorcall_slot(callable), ours = *slot;
+    *slot = NULL;
+    PyObject *out = cyad_tp_call(callable, args, nargs, kwnames);
+    *slot = ours;
+    return out;
+}
+
+static inline PyObject *cyad_family(int i, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    PyObject *out = i ? cyad_families[i](callable, args, nargsf, kwnames)
+                      : cyad_call_without_vectorcall(callable, args, PyVectorcall_NARGS(nargsf), kwnames);
+    if (cyad_in_users_code() && cyad_may_be_fresh(out) && cyad_called_by_name(callable, args, nargsf))
+        return cyad_keep_fresh(out);
+    return out;
+}
+
+#define CYAD_FAMILY(i) \
+    static PyObject *cyad_family_##i(PyObject *f, PyObject *const *args, size_t nargsf, PyObject *kwnames) \
+    { return cyad_family(i, f, args, nargsf, kwnames); }
+CYAD_FAMILY(0) CYAD_FAMILY(1) CYAD_FAMILY(2) CYAD_FAMILY(3)
+CYAD_FAMILY(4) CYAD_FAMILY(5) CYAD_FAMILY(6) CYAD_FAMILY(7)
+static const vectorcallfunc cyad_family_calls[CYAD_N_FAMILIES] = {
+    cyad_family_0, cyad_family_1, cyad_family_2, cyad_family_3,
+    cyad_family_4, cyad_family_5, cyad_family_6, cyad_family_7,
+};
+
+/* The family of a function, redirected already or not, with a new one made where there is room; -1 where there is none. */
+static int cyad_family_of(PyObject *function)
+{
+    vectorcallfunc *slot = cyad_vectorcall_slot(function);
+    for (int i = 0; slot && i < CYAD_N_FAMILIES; i++) {
+        if (i && *slot && !cyad_families[i])
+            cyad_families[i] = *slot;
+        if (*slot == cyad_families[i] || *slot == cyad_family_calls[i])
+            return i;
+    }
+    return -1;
+}
 
 
 /* ---------------------------------------------------------------------------------------------------------------

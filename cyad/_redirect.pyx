@@ -83,6 +83,9 @@ cdef extern from "_redirect.h":
     unsigned char* cyad_opcodes
     enum: CYAD_OPERATOR, CYAD_CALL
     bint cyad_set_subscript(PyTypeObject* ndarray, bint on) noexcept
+    int cyad_family_of(object function) noexcept
+    vectorcallfunc* cyad_families
+    const vectorcallfunc* cyad_family_calls
 
     PyObject* cyad_current() noexcept nogil
     PyObject* cyad_swap_current(PyObject* context) noexcept nogil
@@ -100,8 +103,8 @@ cdef extern from "_redirect.h":
     vectorcallfunc cyad_get_ufunc(object ufunc) noexcept
     void cyad_set_ufunc(object ufunc, vectorcallfunc f) noexcept
     PyObject* cyad_dispatcher_call(PyObject*, PyObject* const*, size_t, PyObject*) except NULL
-    vectorcallfunc cyad_get_dispatcher(object function) noexcept
-    void cyad_set_dispatcher(object function, vectorcallfunc f) noexcept
+    vectorcallfunc cyad_get_vectorcall(object function) noexcept
+    void cyad_set_vectorcall(object function, vectorcallfunc f) noexcept
     vectorcallfunc cyad_get_type(object type) noexcept
     void cyad_set_type(object type, vectorcallfunc f) noexcept
     object cyad_self_of(object function)
@@ -122,6 +125,7 @@ cdef list _GATES = ["closed", "context", "types", "fresh"]  # by the values of t
 cdef tuple _types = ()
 cdef list _ufuncs = []
 cdef list _dispatchers = []
+cdef list _results = []
 cdef object _ufunc_callable = None
 cdef object _plain_import = None
 cdef object _shielded_import = None
@@ -434,7 +438,7 @@ def redirect_dispatchers(functions):
     NumPy's dispatchers as NumPy left them.
     """
     global cyad_dispatcher_original
-    cdef vectorcallfunc common = cyad_get_dispatcher(np.sum)
+    cdef vectorcallfunc common = cyad_get_vectorcall(np.sum)
     if common == <vectorcallfunc>cyad_dispatcher_call:
         common = cyad_dispatcher_original
     _check_allowed()
@@ -442,16 +446,16 @@ def redirect_dispatchers(functions):
     for function in functions:
         if type(function) is not type(np.sum) or common is NULL:
             raise RedirectError(f"cannot redirect {function!r}: it is not one of NumPy's dispatchers")
-        if cyad_get_dispatcher(function) == <vectorcallfunc>cyad_dispatcher_call:
+        if cyad_get_vectorcall(function) == <vectorcallfunc>cyad_dispatcher_call:
             continue
-        if cyad_get_dispatcher(function) != common:
+        if cyad_get_vectorcall(function) != common:
             raise RedirectError(f"cannot redirect {function!r}: its call was changed by somebody else")
         new.append(function)
     cyad_dispatcher_original = common
     for function in new:
-        if cyad_get_dispatcher(function) == common:  # the same one may come twice
+        if cyad_get_vectorcall(function) == common:  # the same one may come twice
             _dispatchers.append(function)
-            cyad_set_dispatcher(function, <vectorcallfunc>cyad_dispatcher_call)
+            cyad_set_vectorcall(function, <vectorcallfunc>cyad_dispatcher_call)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -481,6 +485,21 @@ def redirect_operators():
                 cyad_opcodes[opcode.opmap[name]] = kind
     if not cyad_set_subscript(cyad_ndarray, True):
         raise RedirectError("cannot redirect subscripts of arrays: they were changed by somebody else")
+
+
+def redirect_results(functions):
+    """Have fresh results of these compiled functions, called by name, looked at like those of ufuncs.
+
+    Those that are redirected already stay so, and those without a vectorcall, or of more extension modules than there is room
+    for, as they are: their results stay plain.
+    """
+    cdef int family
+    _check_allowed()
+    for function in functions:
+        family = cyad_family_of(function)
+        if family >= 0 and cyad_get_vectorcall(function) == cyad_families[family]:
+            cyad_set_vectorcall(function, cyad_family_calls[family])
+            _results.append(function)
 
 
 cdef bint _operators_on() noexcept:
@@ -531,6 +550,7 @@ def installed():
             found.append((f"{cls.__module__}.{cls.__qualname__}()", _GATES[cyad_type_slots[i].gate]))
     found += [(f"ufunc {ufunc.__name__}", "types") for ufunc in _ufuncs]
     found += [(f"dispatcher {function.__module__}.{function.__name__}", "context") for function in _dispatchers]
+    found += [(f"{function.__module__}.{function.__qualname__}", "fresh") for function in _results]
     if _operators_on():
         found.append(("operators and subscripts", "context"))
     if importlib._bootstrap._find_and_load is _shielded_import:
@@ -543,7 +563,7 @@ def restore_all():
     cdef int c, i
     cdef cyad_slot* slot
     cdef cyad_type_slot* type_slot
-    functions, classes, ufuncs, dispatchers = [], [], list(_ufuncs), list(_dispatchers)
+    functions, classes, ufuncs, dispatchers, results = [], [], list(_ufuncs), list(_dispatchers), list(_results)
     for c in range(CYAD_N_CONVENTIONS):
         for i in range(CYAD_N_SLOTS):
             slot = &cyad_slots[c][i]
@@ -562,10 +582,15 @@ def restore_all():
         if cyad_get_ufunc(ufunc) == <vectorcallfunc>cyad_ufunc_call:
             cyad_set_ufunc(ufunc, cyad_ufunc_original)
     for function in dispatchers:
-        if cyad_get_dispatcher(function) == <vectorcallfunc>cyad_dispatcher_call:
-            cyad_set_dispatcher(function, cyad_dispatcher_original)
+        if cyad_get_vectorcall(function) == <vectorcallfunc>cyad_dispatcher_call:
+            cyad_set_vectorcall(function, cyad_dispatcher_original)
+    for function in results:
+        i = cyad_family_of(function)
+        if i >= 0 and cyad_get_vectorcall(function) == cyad_family_calls[i]:
+            cyad_set_vectorcall(function, cyad_families[i])
     _ufuncs.clear()
     _dispatchers.clear()
+    _results.clear()
     operators = _operators_on()
     if operators:
         memset(cyad_opcodes, 0, 256)
@@ -573,7 +598,7 @@ def restore_all():
     shielded = importlib._bootstrap._find_and_load is _shielded_import
     if shielded:
         importlib._bootstrap._find_and_load = _plain_import
-    return functions, classes, ufuncs, dispatchers, operators, shielded, _types, _ufunc_callable, <uintptr_t>cyad_ufunc_handler
+    return functions, classes, ufuncs, dispatchers, results, operators, shielded, _types, _ufunc_callable, <uintptr_t>cyad_ufunc_handler
 
 
 def reinstall(tuple saved not None):
@@ -582,7 +607,7 @@ def reinstall(tuple saved not None):
     cdef cyad_slot* slot
     cdef int c, i
     cdef uintptr_t native
-    functions, classes, ufuncs, dispatchers, operators, shielded, registered, _callable, ufunc_native = saved
+    functions, classes, ufuncs, dispatchers, results, operators, shielded, registered, _callable, ufunc_native = saved
     restore_all()
     for c, i, gate, handler, native in functions:
         slot = &cyad_slots[c][i]
@@ -592,6 +617,7 @@ def reinstall(tuple saved not None):
     register_types(registered)
     redirect_ufuncs(ufuncs)
     redirect_dispatchers(dispatchers)
+    redirect_results(results)
     if operators:
         redirect_operators()
     if shielded:

@@ -44,7 +44,7 @@ def name_of(f):
 
 
 # Where to get an array that can hold active values.
-FRESH = "np.zeros, or a copy, U0.copy(); what is computed from captured plain arrays only, 0.5*U0, is plain"
+FRESH = "np.zeros, or a copy of a captured one, U0.copy()"
 
 
 def lost(call):

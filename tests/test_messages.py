@@ -237,13 +237,13 @@ CAPTURED = np.ones(3)
 
 
 @pytest.mark.parametrize("key", [0, slice(None), [0, 2]])
-def test_stores_into_what_was_computed_from_captured_arrays_name_the_remedy(key):
-    def f(x, start=lambda: 0.5 * CAPTURED):
+def test_stores_into_captured_arrays_name_the_remedy(key):
+    def f(x, start=lambda: CAPTURED):
         u = start()
         u[key] = x[key]
         return np.sum(u * x)
     for mode in (Forward, Reverse):
-        with pytest.raises(ActiveStoreError, match=r"U0\.copy\(\).* 0\.5\*U0, is plain"):
+        with pytest.raises(ActiveStoreError, match=r"a copy of a captured one, U0\.copy\(\)"):
             gradient(mode, f, X)
         gradient(mode, lambda x: f(x, CAPTURED.copy), X)
 
