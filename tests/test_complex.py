@@ -308,12 +308,9 @@ def test_signs_turn(mode):
     assert single.dtype == np.complex64
 
 
-@pytest.mark.parametrize("ord", [1, 3, 0.5, -1, np.inf, -np.inf])
-@pytest.mark.parametrize("matrix", [False, True])
-def test_second_derivatives_of_complex_norms(ord, matrix):
-    if matrix and ord in (3, 0.5):
-        return
-
+@pytest.mark.parametrize(("matrix", "ord"), [*((False, ord) for ord in (1, 3, 0.5, -1, np.inf, -np.inf)),
+                                             *((True, ord) for ord in (1, -1, np.inf, -np.inf))])
+def test_second_derivatives_of_complex_norms(matrix, ord):
     def f(v):
         z = v[:4] + 1j * v[4:]
         return np.linalg.norm(z.reshape(2, 2) if matrix else z, ord)
