@@ -1,12 +1,9 @@
 """Functions of HIPS/autograd inside differentiated NumPy code, against finite differences and autograd itself."""
-import numpy as np
-import pytest
-
-pytest.importorskip("autograd")
-
 import autograd
 import autograd.numpy as anp
 import autograd.scipy.special
+import numpy as np
+import pytest
 from autograd.extend import defjvp, defvjp, primitive
 
 import cyad

@@ -1,15 +1,13 @@
 """cyad and JAX: each in the programs of the other, against JAX's own derivatives and finite differences."""
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-jax = pytest.importorskip("jax")
-
-import jax.numpy as jnp  # noqa: E402
-
-import cyad  # noqa: E402
-from cyad import Active, BatchDuplicated, Const, Duplicated  # noqa: E402
-from cyad.interop.jax import as_jax, from_jax, to_jax  # noqa: E402
-from cyad.testing import check_forward, check_grads, check_reverse  # noqa: E402
+import cyad
+from cyad import Active, BatchDuplicated, Const, Duplicated
+from cyad.interop.jax import as_jax, from_jax, to_jax
+from cyad.testing import check_forward, check_grads, check_reverse
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,12 @@
 """cyad and PyTorch: each in the graphs of the other, against torch's own derivatives and finite differences."""
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import cyad  # noqa: E402
-from cyad import Active, BatchDuplicated, Const, Duplicated  # noqa: E402
-from cyad.interop.torch import from_torch, parameters_of, to_torch  # noqa: E402
-from cyad.testing import check_forward, check_grads, check_reverse  # noqa: E402
+import cyad
+from cyad import Active, BatchDuplicated, Const, Duplicated
+from cyad.interop.torch import from_torch, parameters_of, to_torch
+from cyad.testing import check_forward, check_grads, check_reverse
 
 D = torch.float64
 
