@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from checks import check
 from numpy.testing import assert_allclose
+from scipy import sparse
 
 from cyad import ADError, Forward, Reverse, gradient, hessian
 
@@ -166,7 +167,6 @@ def test_what_carries_no_derivative_meets_other_operators_as_in_the_plain_run(mo
     assert_allclose(gradient(mode, f, X)[0], [f(np.array([1.0, 0.0])), 0.0])
 
 
-sparse = pytest.importorskip("scipy.sparse")
 S = sparse.csr_matrix(np.eye(2) * 3)
 
 SPARSE = {

@@ -8,6 +8,7 @@ import statistics
 import numpy as np
 import pytest
 from checks import check
+from scipy import linalg
 
 import cyad
 from cyad import Forward, Reverse, gradient
@@ -155,7 +156,6 @@ def test_what_is_refused_says_where(name, mode):
 @pytest.mark.parametrize("mode", [Forward, Reverse], ids=["forward", "reverse"])
 def test_errors_of_compiled_code_get_a_note(mode):
     """Which knows nothing of tracked arrays, and says so in its own words. Errors that Python code raises get none."""
-    linalg = pytest.importorskip("scipy.linalg")
     with pytest.raises(TypeError) as caught:
         gradient(mode, lambda x: np.sum(linalg.inv(x.reshape(2, 2))), X)
     (note,) = caught.value.__notes__

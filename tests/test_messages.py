@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy import optimize
 
 import cyad
 from cyad import (
@@ -222,7 +223,6 @@ def test_assertions_on_tracked_values_fail_as_assertions(mode):
 @pytest.mark.parametrize("mode", [Forward, Reverse])
 @pytest.mark.parametrize("solver", ["brentq", "bisect", "ridder"])
 def test_compiled_root_finders_are_refused_in_our_words(solver, mode):
-    optimize = pytest.importorskip("scipy.optimize")
     find = getattr(optimize, solver)
     for f in (lambda x: find(lambda z: z * z - x[0], 0.1, 3.0),
               lambda x: optimize.root_scalar(lambda z: z * z - x[0], method=solver, bracket=[0.1, 3]).root):

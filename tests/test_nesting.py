@@ -11,6 +11,7 @@ import math
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy import special
 
 import cyad
 from cyad import Const, Duplicated, Forward, Reverse, autodiff, gradient
@@ -342,7 +343,6 @@ def test_soft_maxima_over_all_gaps(mix):
         for f in SOFT:
             assert_allclose(differentiated(f, mix)(t), expected, rtol=1e-13, atol=tiny)
         assert_allclose(differentiated(in_base_2, mix)(t), expected, rtol=1e-11, atol=tiny)
-        special = pytest.importorskip("scipy.special")
         assert_allclose(differentiated(lambda x, f=special.log_expit: -f(-x), mix)(t), expected, rtol=1e-13, atol=tiny)
         if len(mix) < 3:
             assert_allclose(differentiated(special.expit, mix)(t), logistic(t)[len(mix)], rtol=1e-13, atol=tiny)
@@ -520,7 +520,6 @@ def test_easy_rules_where_the_seed_is_zero(mix):
 @pytest.mark.parametrize("mix", mixes(2, 3, 4))
 def test_functions_at_zero_that_are_smooth_there(mix):
     """Formulas for their partials divide by x, or go through its absolute value."""
-    special = pytest.importorskip("scipy.special")
     n = len(mix)
     for f, orders in ((np.i0, (0.5, 0.0, 0.375)), (special.i0, (0.5, 0.0, 0.375)), (special.i1, (0.0, 0.375, 0.0)),
                       (special.j0, (-0.5, 0.0, 0.375)), (special.j1, (0.0, -0.375, 0.0)),

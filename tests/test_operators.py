@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg as sparse
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import optimize
 
 import cyad
 from cyad import ActivityError, Const, hessian, hessian_operator, jacobian, jacobian_operator
-
-sparse = pytest.importorskip("scipy.sparse.linalg")
-optimize = pytest.importorskip("scipy.optimize")
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 X = np.array([0.5, -1.0, 2.0])

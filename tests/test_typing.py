@@ -6,11 +6,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import mypy  # noqa: F401  (the tests run it by name)
 import pytest
 
 import cyad
-
-pytest.importorskip("mypy")
 
 HERE = Path(__file__).parent / "typing"
 PACKAGE = Path(cyad.__file__).parent
@@ -40,13 +39,13 @@ def messages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mypy")
     names = folder / "names.py"
     names.write_text("import cyad\n" + "".join(f"reveal_type(cyad.{name})\n" for name in cyad.__all__))
-    mypy = ("-m", "mypy", "--strict", "--follow-imports=silent", "--hide-error-context", "--no-error-summary",
-            f"--cache-dir={folder / 'cache'}")
+    options = ("--strict", "--follow-imports=silent", "--hide-error-context", "--no-error-summary",
+               f"--cache-dir={folder / 'cache'}")
     lines = []
     # The stubs by module: as files they would make mypy take all of site-packages for sources.
     stubs = [part for p in sorted(PACKAGE.glob("*.pyi")) for part in ("-m", f"cyad.{p.stem}")]
     for sources in (("user.py", "rejected.py", names), stubs):
-        done = run(*mypy, *sources)
+        done = run("-m", "mypy", *options, *sources)
         assert done.returncode in (0, 1), done.stdout + done.stderr
         lines += done.stdout.splitlines()
     found = {}
