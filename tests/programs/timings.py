@@ -117,20 +117,16 @@ def branches(x):
     return s
 
 
-@loop
-def sines_of_math(x):
-    s = 0.0
-    for i in range(N):
-        s += math.sin(x[i]) * C[i]
-    return s
+def sines_of(library):
+    def f(x):
+        s = 0.0
+        for i in range(N):
+            s += library.sin(x[i]) * C[i]
+        return s
+    return f
 
 
-@loop
-def sines_of_numpy(x):
-    s = 0.0
-    for i in range(N):
-        s += np.sin(x[i]) * C[i]
-    return s
+LOOPS |= {"sines_of_math": sines_of(math), "sines_of_numpy": sines_of(np)}
 
 
 @arrays
