@@ -1,5 +1,6 @@
 """Whole-array code: small arrays, where the cost is dispatch, and large ones, where it is memory traffic."""
 import numpy as np
+from peers.workloads import chain, rosenbrock
 
 from .common import _ReverseGradient
 
@@ -30,11 +31,8 @@ class Chain(_ReverseGradient):
     param_names = ["n"]
 
     def setup(self, n):
-        def f(x):
-            for _ in range(n):
-                x = np.sin(x) * 1.01 + 0.1
-            return np.sum(x)
-        self.f, self.args = f, (np.array([0.3, 0.5, 0.7]),)
+        problem = chain(n)
+        self.f, self.args = problem.source(np), (problem.x,)
 
 
 class Rosenbrock(_ReverseGradient):
@@ -42,9 +40,8 @@ class Rosenbrock(_ReverseGradient):
     param_names = ["n"]
 
     def setup(self, n):
-        def f(x):
-            return np.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)
-        self.f, self.args = f, (np.random.default_rng(5).normal(size=n) * 0.5 + 0.8,)
+        problem = rosenbrock(n)
+        self.f, self.args = problem.source(np), (problem.x,)
 
 
 class Transcendental(_ReverseGradient):

@@ -1,5 +1,6 @@
 """Loops that fill and overwrite memory of their own, by elements and by slices."""
 import numpy as np
+from peers.workloads import inplace_loop
 
 from .common import _ReverseGradient
 
@@ -11,13 +12,8 @@ class Recurrence(_ReverseGradient):
     param_names = ["n"]
 
     def setup(self, n):
-        def f(x):
-            y = np.zeros(n)
-            y[0] = x[0]
-            for i in range(1, n):
-                y[i] = 0.5 * y[i - 1] * x[i] + x[i] ** 2
-            return np.sum(y)
-        self.f, self.args = f, (np.random.default_rng(1).normal(size=n) * 0.5 + 0.8,)
+        problem = inplace_loop(n)
+        self.f, self.args = problem.source(np), (problem.x,)
 
 
 class Overwriting(_ReverseGradient):
