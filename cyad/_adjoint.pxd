@@ -41,6 +41,8 @@ cdef class Tape(Recording):
     cdef list nodes
     cdef list buffers
     cdef list undo
+    cdef list unsafe        # views of exposed memory that the next node reads
+    cdef dict exposed       # the last save of such memory, by buffer
     cdef dict locked
     cdef bint closed
     cdef bint outlives
@@ -56,6 +58,7 @@ cdef class Tape(Recording):
     cdef int first_write(self, Buffer buf) except -1
     cdef int refer(self, View v, object arr) except -1
     cdef int add_node(self, Node node) except -1
+    cdef int save_unsafe(self) except -1
     cdef int start_sweep(self, int width) except -1
     cdef int run_sweep(self) except -1
     cdef int end_sweep(self) except -1

@@ -26,7 +26,7 @@ from cpython.ref cimport PyObject
 from libc.math cimport isfinite
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (
     NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_CHKFLAGS, PyArray_DATA, PyArray_ISBEHAVED_RO, PyArray_NDIM, PyArray_TYPE,
     import_array, ndarray,
@@ -572,12 +572,40 @@ cdef class Tape(Recording):
         else:
             buf.referred_from = min(buf.referred_from, v.first)
             buf.referred_to = max(buf.referred_to, v.last)
+        if buf.exposed:
+            if self.unsafe is None:
+                self.unsafe = []
+            self.unsafe.append(v)
         return 0
 
     cdef int add_node(self, Node node) except -1:
         cdef uint32_t index = <uint32_t>len(self.nodes)
         self.nodes.append(node)
         push(self, NODE, index, 0, 0.0)
+        if self.unsafe is not None:
+            self.save_unsafe()
+        return 0
+
+    cdef int save_unsafe(self) except -1:
+        """What the last node reads may be written by compiled code at any moment from now on: it is saved as before a write."""
+        cdef list views = self.unsafe
+        cdef View v
+        cdef Undo node, last
+        self.unsafe = None
+        if self.exposed is None:
+            self.exposed = {}
+        for v in views:
+            last = self.exposed.get(v.buf)
+            node = Undo.__new__(Undo)
+            node.region = v
+            if last is not None and last.region.contiguous and same_geometry(last.region, v) and \
+                    memcmp(PyArray_DATA(<ndarray>last.saved), v.buf.data + v.offset, v.last - v.first) == 0:
+                node.saved, last.saved = last.saved, None   # nothing was written since: one copy serves both
+            else:
+                node.saved = own_copy(v.primal())
+            self.exposed[v.buf] = node
+            self.undo.append(self.count)
+            self.add_node(node)
         return 0
 
     cdef object guard(self, object plain):
@@ -1047,6 +1075,8 @@ cdef class Tape(Recording):
         cdef Buffer buf = target.place.buf
         if not buf.written:
             self.first_write(buf)
+        if buf.exposed and self.exposed is not None:
+            self.exposed.pop(buf, None)
         if not buf.referred or target.place.last <= buf.referred_from or buf.referred_to <= target.place.first:
             return 0
         node = Undo.__new__(Undo)

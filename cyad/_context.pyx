@@ -417,7 +417,7 @@ cdef int explain(Context ctx, object error) except -1:
         if isinstance(error.__cause__, ADError):
             raise error.__cause__ from None   # compiled code went on after an error of ours (scipy's root finders)
         return 0
-    while trace.tb_next is not None:
+    while trace.tb_next is not None and trace.tb_next.tb_frame.f_globals.get("__name__") != "cyad._inactive":
         trace = trace.tb_next
     frame = trace.tb_frame
     code = frame.f_code
@@ -427,7 +427,7 @@ cdef int explain(Context ctx, object error) except -1:
     if ctx.refused is not None:
         error.add_note(f"cyad: before that, it went on after another error: {ctx.refused}")
         return 0
-    tracked = sorted([name for name, value in frame.f_locals.items() if is_tracked(value)])
+    tracked = sorted([name for name, value in frame.f_locals.items() if is_tracked(value) and is_active_anywhere(value)])
     if tracked:
         error.add_note(f"cyad: compiled code that takes plain arrays only was called in {code.co_qualname}, line {trace.tb_lineno}, where "
                        f"{', '.join(tracked)} carried derivatives; give the function a rule (cyad.rules), or compute "

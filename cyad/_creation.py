@@ -24,6 +24,7 @@ from cyad import _dispatch, _redirect
 from cyad._arguments import install_fresh, track
 from cyad._context import objects_of, stack_nested
 from cyad._dispatch import holds_tracked, is_tracked_value, plain_of
+from cyad._inactive import install_compiled
 from cyad.errors import MissingRuleError
 from cyad.rules import classification
 
@@ -286,6 +287,7 @@ def _summation(name):
 
 
 _EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+_OWN_WAYS = {"numpy", *sys.stdlib_module_names}   # whose functions are redirected one by one, or take no arrays
 _seen = set()
 _plain_functions = {}
 
@@ -313,6 +315,9 @@ def catch_libraries():
         _redirect.redirect_module_ufuncs(module)
         if name.startswith("numpy._core"):
             continue
+        if name.partition(".")[0] not in _OWN_WAYS:
+            for value in list(vars(module).values()):
+                _redirect.redirect_compiled(vars(value).values() if isinstance(value, type) else (value,))
         for key, value in list(vars(module).items()):
             if value is np:
                 setattr(module, key, _plain_numpy)
@@ -351,12 +356,12 @@ def _install():
     _redirect.redirect(np.ndarray, "__array_wrap__", "types", _array_wrap_method)
     for name in ("argmax", "argmin"):
         _redirect.redirect(np.ndarray, name, "types", _method(name))
-    for name in ("choose", "clip", "compress", "conj", "conjugate", "cumprod", "cumsum", "dot", "flatten", "max", "mean", "min",
-                 "prod", "ravel", "repeat", "round", "std", "sum", "take", "trace", "var"):
+    for name in ("choose", "clip", "compress", "conj", "conjugate", "cumprod", "cumsum", "dot", "flatten", "max", "mean",
+                 "min", "prod", "ravel", "repeat", "round", "std", "sum", "take", "trace", "var"):
         _redirect.redirect(np.ndarray, name, "fresh", _method(name))
-    _redirect.redirect_results([
-        method for owner in (np.random.Generator, np.random.RandomState) for name, method in vars(owner).items()
-        if not name.startswith("_") and callable(method)])
+    install_compiled()
+    for generator in (np.random.Generator, np.random.RandomState):
+        _redirect.redirect_compiled([method for name, method in vars(generator).items() if not name.startswith("_")])
     _redirect.redirect_type(np.ndarray, "context", _ndarray_call)
     _redirect.redirect_type(np.nditer, "types", _nditer)
     for dtype in (np.float64, np.float32, np.complex128, np.complex64):

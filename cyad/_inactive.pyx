@@ -17,15 +17,22 @@ from cyad._context cimport (
     TrackedArray, check_alive, context_of, is_active_anywhere, is_array, is_tracked, own_copy, plain_value, primal_at,
     settled, wrap_view,
 )
-from cyad._redirect cimport current, swap_current
+from cyad._redirect cimport call_compiled, current, register_compiled_handler, swap_current
 from cyad._shadow cimport extent_of
 
 import functools
 
 import numpy as np
 
+from cyad._random import HANDLERS
 from cyad._structures import flatten, is_structure
 from cyad.errors import ActivityError
+
+cdef enum: MANY = 64   # arguments of a compiled function
+
+cdef extern from "Python.h":
+    Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
+    PyObject** PySequence_Fast_ITEMS(object sequence) noexcept
 
 
 cdef object shown(object value, list arrays):
@@ -129,6 +136,39 @@ def inactive(f):
     if not hasattr(called, "__qualname__"):
         called.__qualname__ = type(f).__qualname__
     return called
+
+
+cdef object compiled_call(object function, PyObject* const* args, size_t nargsf, object kwnames):
+    """The hook behind functions of compiled libraries: some argument is tracked.
+
+    Without an active value they are called as inactive functions are. With one the arguments are as they are: what takes no other
+    types than its own says so, and no derivative is lost.
+    """
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf), k
+    cdef list given = [<object>args[k] for k in range(n + (0 if kwnames is None else len(kwnames)))], arrays = []
+    cdef PyObject* pointers[MANY]
+    cdef PyObject* old
+    handler = HANDLERS.get(function)
+    if handler is not None:
+        def original(*args, **kwargs):
+            call = [*args, *kwargs.values()]
+            return call_compiled(function, PySequence_Fast_ITEMS(call), len(args), tuple(kwargs) or None)
+        keywords = {} if kwnames is None else dict(zip(kwnames, given[n:]))
+        return handler(original, *given[:n], **keywords)
+    if len(given) > MANY or any([is_active_anywhere(v) for v in given]):
+        return call_compiled(function, args, nargsf, kwnames)
+    given = [shown(v, arrays) if is_tracked(v) else v for v in given]
+    for k in range(len(given)):
+        pointers[k] = <PyObject*>given[k]
+    old = swap_current(NULL)
+    try:
+        return apart(call_compiled(function, pointers, n, kwnames), arrays, function)
+    finally:
+        swap_current(old)
+
+
+def install_compiled():
+    register_compiled_handler(compiled_call)
 
 
 def ignore_derivatives(x):

@@ -782,6 +782,8 @@ cdef class Undo(Node):
     """The values that a region (or the elements under `key`) held before a write; trades them with memory."""
 
     cdef int swap(self, Recording tape) except -1:
+        if self.saved is None:
+            return 0
         memory = self.prim if self.prim is not None else self.region.primal()
         if self.key is None:
             now = memory.copy()

@@ -330,31 +330,65 @@ CYAD_OUT_OF_LINE PyObject *cyad_open_one(cyad_slot *s, PyObject *self, PyObject 
     return cyad_open(s, self, &arg, 1, NULL);
 }
 
-/* The same for a keyword dictionary. The values are held, because the dictionary may belong to somebody else. */
-CYAD_OUT_OF_LINE PyObject *cyad_open_dict(cyad_slot *s, PyObject *self, PyObject *args, PyObject *kwargs)
+/* A tuple and a dictionary as what a vectorcall has. The values are held, because the dictionary may belong to somebody else. */
+static int cyad_flatten(PyObject *args, PyObject *kwargs, PyObject **flat, PyObject **kwnames)
 {
     Py_ssize_t nargs = PyTuple_GET_SIZE(args), nkw = kwargs ? PyDict_GET_SIZE(kwargs) : 0, pos = 0;
+    PyObject *key, *value;
+    *kwnames = NULL;
+    *flat = Py_NewRef(args);
     if (!nkw)
-        return cyad_open(s, self, ((PyTupleObject *)args)->ob_item, nargs, NULL);
-
-    PyObject *key, *value, *result = NULL, *flat = PyTuple_New(nargs + nkw), *kwnames = PyTuple_New(nkw);
-    if (!flat || !kwnames)
-        goto done;
+        return 1;
+    Py_SETREF(*flat, PyTuple_New(nargs + nkw));
+    *kwnames = PyTuple_New(nkw);
+    if (!*flat || !*kwnames)
+        goto failed;
     for (Py_ssize_t i = 0; i < nargs; i++)
-        PyTuple_SET_ITEM(flat, i, Py_NewRef(PyTuple_GET_ITEM(args, i)));
+        PyTuple_SET_ITEM(*flat, i, Py_NewRef(PyTuple_GET_ITEM(args, i)));
     for (Py_ssize_t i = 0; PyDict_Next(kwargs, &pos, &key, &value); i++) {
         if (!PyUnicode_Check(key)) {
             PyErr_SetString(PyExc_TypeError, "keywords must be strings");
-            goto done;
+            goto failed;
         }
-        PyTuple_SET_ITEM(kwnames, i, Py_NewRef(key));
-        PyTuple_SET_ITEM(flat, nargs + i, Py_NewRef(value));
+        PyTuple_SET_ITEM(*kwnames, i, Py_NewRef(key));
+        PyTuple_SET_ITEM(*flat, nargs + i, Py_NewRef(value));
     }
-    result = cyad_open(s, self, ((PyTupleObject *)flat)->ob_item, nargs, kwnames);
-done:
-    Py_XDECREF(flat);
+    return 1;
+failed:
+    Py_CLEAR(*flat);
+    Py_CLEAR(*kwnames);
+    return 0;
+}
+
+static PyObject *cyad_open_dict(cyad_slot *s, PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    PyObject *flat, *kwnames, *result;
+    if (!cyad_flatten(args, kwargs, &flat, &kwnames))
+        return NULL;
+    result = cyad_open(s, self, ((PyTupleObject *)flat)->ob_item, PyTuple_GET_SIZE(args), kwnames);
+    Py_DECREF(flat);
     Py_XDECREF(kwnames);
     return result;
+}
+
+/* And back: the dictionary is NULL where there are no keywords. */
+static int cyad_as_tuple_and_dict(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **tuple, PyObject **dict)
+{
+    *dict = NULL;
+    *tuple = PyTuple_New(nargs);
+    if (!*tuple)
+        return 0;
+    for (Py_ssize_t i = 0; i < nargs; i++)
+        PyTuple_SET_ITEM(*tuple, i, Py_NewRef(args[i]));
+    if (!cyad_length(kwnames))
+        return 1;
+    *dict = PyDict_New();
+    for (Py_ssize_t i = 0; *dict && i < PyTuple_GET_SIZE(kwnames); i++)
+        if (PyDict_SetItem(*dict, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0)
+            Py_CLEAR(*dict);
+    if (!*dict)
+        Py_CLEAR(*tuple);
+    return *tuple != NULL;
 }
 
 
@@ -523,22 +557,10 @@ static cyad_type_slot cyad_type_slots[CYAD_N_TYPE_SLOTS];
 /* A call by tp_call, of what has no vectorcall. */
 static PyObject *cyad_tp_call(PyObject *callable, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *positional, *keywords = NULL, *result = NULL;
-    positional = PyTuple_New(nargs);
-    if (!positional)
+    PyObject *positional, *keywords, *result;
+    if (!cyad_as_tuple_and_dict(args, nargs, kwnames, &positional, &keywords))
         return NULL;
-    for (Py_ssize_t i = 0; i < nargs; i++)
-        PyTuple_SET_ITEM(positional, i, Py_NewRef(args[i]));
-    if (cyad_length(kwnames)) {
-        keywords = PyDict_New();
-        if (!keywords)
-            goto done;
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++)
-            if (PyDict_SetItem(keywords, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0)
-                goto done;
-    }
     result = Py_TYPE(callable)->tp_call(callable, positional, keywords);
-done:
     Py_DECREF(positional);
     Py_XDECREF(keywords);
     return result;
@@ -680,54 +702,200 @@ static void cyad_set_vectorcall(PyObject *function, vectorcallfunc f) { *cyad_ve
 
 
 /* ---------------------------------------------------------------------------------------------------------------
- * Compiled functions whose results are looked at: the methods of random generators
+ * Functions of compiled libraries
  */
 
-/* The functions of one extension module share the C functions behind their vectorcall pointers. Those that take any arguments
- * (randn) have none: they are the first family. */
-#define CYAD_N_FAMILIES 8
-static vectorcallfunc cyad_families[CYAD_N_FAMILIES];
+/* They take ndarrays by their type: a tracked array that holds no active value is handed over as plain memory. Each function has a
+ * vectorcall pointer of its own, or its type a tp_call; a table, read and written under the GIL, says what stood there. */
+typedef struct {
+    PyObject *callable; /* a function, a type, or what a function alone is bound to; held */
+    PyObject *function; /* of the last of these; held */
+    vectorcallfunc vectorcall;
+    ternaryfunc call;
+    cyad_fast_keywords fast;
+    int on;
+} cyad_compiled;
 
-/* tp_call looks for a vectorcall, too: while it runs there is none. Whoever calls meanwhile, in another thread, gets plain results. */
-static PyObject *cyad_call_without_vectorcall(PyObject *callable, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+static cyad_compiled *cyad_table = NULL;
+static size_t cyad_table_size = 0, cyad_table_used = 0; /* a power of two; at most half of it is used */
+static cyad_handler cyad_compiled_handler = NULL;
+
+static cyad_compiled *cyad_find(PyObject *callable)
 {
+    if (!cyad_table_size)
+        return NULL;
+    size_t mask = cyad_table_size - 1, i = ((uintptr_t)callable >> 4) * (size_t)0x9E3779B97F4A7C15u >> 20 & mask;
+    while (cyad_table[i].callable && cyad_table[i].callable != callable)
+        i = (i + 1) & mask;
+    return &cyad_table[i];
+}
+
+static int cyad_enlarge_table(void)
+{
+    if (2 * (cyad_table_used + 1) <= cyad_table_size)
+        return 1;
+    size_t old_size = cyad_table_size, size = old_size ? 4 * old_size : 1024;
+    cyad_compiled *old = cyad_table, *table = (cyad_compiled *)PyMem_Calloc(size, sizeof(cyad_compiled));
+    if (!table)
+        return 0;
+    cyad_table = table;
+    cyad_table_size = size;
+    for (size_t i = 0; i < old_size; i++)
+        if (old[i].callable)
+            *cyad_find(old[i].callable) = old[i];
+    PyMem_Free(old);
+    return 1;
+}
+
+/* The original, whatever the arguments. tp_call may look for a vectorcall: while it runs there is none, and whoever calls meanwhile,
+ * in another thread, calls the original, too. */
+static PyObject *cyad_call_compiled(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    cyad_compiled *entry = cyad_find((PyObject *)Py_TYPE(callable)); /* of a type that is called by tp_call, or else the function */
+    if (!entry || !entry->callable)
+        entry = cyad_find(callable);
+    if (!entry || !entry->callable)
+        return PyObject_Vectorcall(callable, args, nargsf, kwnames);
+    if (entry->fast)
+        return entry->fast(PyCFunction_GET_SELF(callable), args, PyVectorcall_NARGS(nargsf), kwnames);
+    if (entry->vectorcall)
+        return entry->vectorcall(callable, args, nargsf, kwnames);
+    if (entry->call) {
+        PyObject *positional, *keywords, *result;
+        if (!cyad_as_tuple_and_dict(args, PyVectorcall_NARGS(nargsf), kwnames, &positional, &keywords))
+            return NULL;
+        result = entry->call(callable, positional, keywords);
+        Py_DECREF(positional);
+        Py_XDECREF(keywords);
+        return result;
+    }
     vectorcallfunc *slot = cyad_vectorcall_slot(callable), ours = *slot;
     *slot = NULL;
-    PyObject *out = cyad_tp_call(callable, args, nargs, kwnames);
+    PyObject *out = cyad_tp_call(callable, args, PyVectorcall_NARGS(nargsf), kwnames);
     *slot = ours;
     return out;
 }
 
-static inline PyObject *cyad_family(int i, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+static PyObject *cyad_compiled_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
-    PyObject *out = i ? cyad_families[i](callable, args, nargsf, kwnames)
-                      : cyad_call_without_vectorcall(callable, args, PyVectorcall_NARGS(nargsf), kwnames);
+    PyObject *out, *users;
+    if (CYAD_UNLIKELY(cyad_any_tracked(args, PyVectorcall_NARGS(nargsf) + cyad_length(kwnames))) && cyad_compiled_handler) {
+        users = cyad_leave();
+        out = cyad_compiled_handler(callable, args, nargsf, kwnames ? kwnames : Py_None);
+        cyad_swap_current(users);
+    }
+    else {
+        out = cyad_call_compiled(callable, args, nargsf, kwnames);
+    }
     if (cyad_in_users_code() && cyad_may_be_fresh(out) && cyad_called_by_name(callable, args, nargsf))
         return cyad_keep_fresh(out);
     return out;
 }
 
-#define CYAD_FAMILY(i) \
-    static PyObject *cyad_family_##i(PyObject *f, PyObject *const *args, size_t nargsf, PyObject *kwnames) \
-    { return cyad_family(i, f, args, nargsf, kwnames); }
-CYAD_FAMILY(0) CYAD_FAMILY(1) CYAD_FAMILY(2) CYAD_FAMILY(3)
-CYAD_FAMILY(4) CYAD_FAMILY(5) CYAD_FAMILY(6) CYAD_FAMILY(7)
-static const vectorcallfunc cyad_family_calls[CYAD_N_FAMILIES] = {
-    cyad_family_0, cyad_family_1, cyad_family_2, cyad_family_3,
-    cyad_family_4, cyad_family_5, cyad_family_6, cyad_family_7,
-};
-
-/* The family of a function, redirected already or not, with a new one made where there is room; -1 where there is none. */
-static int cyad_family_of(PyObject *function)
+/* The same for a type's tp_call: the arguments of the handler are as in a vectorcall. */
+static PyObject *cyad_compiled_tp_call(PyObject *callable, PyObject *args, PyObject *kwargs)
 {
-    vectorcallfunc *slot = cyad_vectorcall_slot(function);
-    for (int i = 0; slot && i < CYAD_N_FAMILIES; i++) {
-        if (i && *slot && !cyad_families[i])
-            cyad_families[i] = *slot;
-        if (*slot == cyad_families[i] || *slot == cyad_family_calls[i])
-            return i;
+    PyObject *out, *users, *flat, *kwnames;
+    Py_ssize_t nargs = PyTuple_GET_SIZE(args);
+    if (CYAD_UNLIKELY(cyad_any_tracked(((PyTupleObject *)args)->ob_item, nargs) || cyad_any_value_tracked(kwargs))
+        && cyad_compiled_handler) {
+        users = cyad_leave();
+        out = NULL;
+        if (cyad_flatten(args, kwargs, &flat, &kwnames)) {
+            out = cyad_compiled_handler(callable, ((PyTupleObject *)flat)->ob_item, (size_t)nargs, kwnames ? kwnames : Py_None);
+            Py_DECREF(flat);
+            Py_XDECREF(kwnames);
+        }
+        cyad_swap_current(users);
     }
-    return -1;
+    else {
+        out = cyad_find((PyObject *)Py_TYPE(callable))->call(callable, args, kwargs);
+    }
+    return cyad_looked_at(out);
+}
+
+/* The same for the C function of a METH_FASTCALL | METH_KEYWORDS function, which the interpreter calls without looking at the vectorcall
+ * pointer; `self` tells which function it is, because it is bound to that one only (pybind11's are). */
+static PyObject *cyad_compiled_fast(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *out, *users;
+    cyad_compiled *entry = cyad_find(self);
+    if (CYAD_UNLIKELY(cyad_any_tracked(args, nargs + cyad_length(kwnames))) && cyad_compiled_handler) {
+        users = cyad_leave();
+        out = cyad_compiled_handler(entry->function, args, (size_t)nargs, kwnames ? kwnames : Py_None);
+        cyad_swap_current(users);
+    }
+    else {
+        out = entry->fast(self, args, nargs, kwnames);
+    }
+    return cyad_looked_at(out);
+}
+
+/* A new entry, off, or the one there is; NULL without memory. */
+static cyad_compiled *cyad_enter_compiled(PyObject *callable)
+{
+    if (!cyad_enlarge_table()) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    cyad_compiled *entry = cyad_find(callable);
+    if (!entry->callable) {
+        entry->callable = Py_NewRef(callable);
+        cyad_table_used++;
+    }
+    return entry;
+}
+
+/* What stands where a kind of callable is redirected: CYAD_BY_POINTER a vectorcall pointer of its own, CYAD_BY_TYPE the tp_call of a
+ * type, CYAD_BY_SELF the C function of one that is bound to an object of its own. */
+enum { CYAD_BY_POINTER = 1, CYAD_BY_TYPE, CYAD_BY_SELF };
+
+/* 0 with an exception, 1 if it is redirected now, 2 if it was, or cannot be. */
+static int cyad_watch(PyObject *callable, int by)
+{
+    vectorcallfunc *slot = by == CYAD_BY_POINTER ? cyad_vectorcall_slot(callable) : NULL;
+    PyMethodDef *def = by == CYAD_BY_SELF ? cyad_function_def(callable) : NULL;
+    if (by == CYAD_BY_POINTER && !slot)
+        return 2;
+    cyad_compiled *entry = cyad_enter_compiled(callable), *bound;
+    if (!entry)
+        return 0;
+    if (entry->on)
+        return 2;
+    if (by == CYAD_BY_POINTER) {
+        entry->vectorcall = *slot;
+        *slot = cyad_compiled_call;
+    }
+    else if (by == CYAD_BY_TYPE) {
+        entry->call = ((PyTypeObject *)callable)->tp_call;
+        ((PyTypeObject *)callable)->tp_call = cyad_compiled_tp_call;
+    }
+    else {
+        bound = cyad_enter_compiled(PyCFunction_GET_SELF(callable));
+        entry = cyad_find(callable); /* the table may have moved */
+        if (!bound || !cyad_can_store(&def->ml_meth))
+            return bound ? 2 : 0;
+        Py_XSETREF(bound->function, Py_NewRef(callable));
+        entry->fast = bound->fast = (cyad_fast_keywords)(void (*)(void))def->ml_meth;
+        def->ml_meth = (PyCFunction)(void (*)(void))cyad_compiled_fast;
+    }
+    entry->on = by;
+    return 1;
+}
+
+static void cyad_unwatch(PyObject *callable)
+{
+    cyad_compiled *entry = cyad_find(callable);
+    if (!entry || !entry->on)
+        return;
+    PyMethodDef *def = entry->on == CYAD_BY_SELF ? cyad_function_def(callable) : NULL;
+    if (entry->on == CYAD_BY_TYPE && ((PyTypeObject *)callable)->tp_call == cyad_compiled_tp_call)
+        ((PyTypeObject *)callable)->tp_call = entry->call;
+    if (entry->on == CYAD_BY_POINTER && *cyad_vectorcall_slot(callable) == cyad_compiled_call)
+        *cyad_vectorcall_slot(callable) = entry->vectorcall;
+    if (def && def->ml_meth == (PyCFunction)(void (*)(void))cyad_compiled_fast)
+        def->ml_meth = (PyCFunction)(void (*)(void))entry->fast;
+    entry->on = 0;
 }
 
 

@@ -21,3 +21,5 @@ cdef void register_ufunc_handler(call_handler handler) noexcept
 cdef void register_dispatcher_handler(call_handler handler) noexcept
 cdef object call_ufunc(ufunc, PyObject* const* args, size_t nargsf, kwnames)
 cdef void register_fresh_handler(fresh_handler handler) noexcept
+cdef void register_compiled_handler(call_handler handler) noexcept
+cdef object call_compiled(callable, PyObject* const* args, size_t nargsf, kwnames)

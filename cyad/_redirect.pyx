@@ -69,7 +69,7 @@ cdef extern from "_redirect.h":
         int gate
 
     enum: CYAD_FREE_THREADED, CYAD_CLOSED, CYAD_CONTEXT, CYAD_TYPES, CYAD_FRESH
-    enum: CYAD_MAX_TYPES, CYAD_N_CONVENTIONS, CYAD_N_SLOTS, CYAD_N_TYPE_SLOTS
+    enum: CYAD_MAX_TYPES, CYAD_N_CONVENTIONS, CYAD_N_SLOTS, CYAD_N_TYPE_SLOTS, CYAD_FASTCALL_KEYWORDS, CYAD_VARARGS
     cyad_slot (*cyad_slots)[CYAD_N_SLOTS]
     const PyCFunction (*cyad_trampolines)[CYAD_N_SLOTS]
     cyad_type_slot* cyad_type_slots
@@ -83,9 +83,11 @@ cdef extern from "_redirect.h":
     unsigned char* cyad_opcodes
     enum: CYAD_OPERATOR, CYAD_CALL
     bint cyad_set_subscript(PyTypeObject* ndarray, bint on) noexcept
-    int cyad_family_of(object function) noexcept
-    vectorcallfunc* cyad_families
-    const vectorcallfunc* cyad_family_calls
+    call_handler cyad_compiled_handler
+    enum: CYAD_BY_POINTER, CYAD_BY_TYPE, CYAD_BY_SELF
+    int cyad_watch(object callable, int by) except 0
+    void cyad_unwatch(object callable) noexcept
+    PyObject* cyad_call_compiled(object, PyObject* const*, size_t, PyObject*) except NULL
 
     PyObject* cyad_current() noexcept nogil
     PyObject* cyad_swap_current(PyObject* context) noexcept nogil
@@ -125,7 +127,7 @@ cdef list _GATES = ["closed", "context", "types", "fresh"]  # by the values of t
 cdef tuple _types = ()
 cdef list _ufuncs = []
 cdef list _dispatchers = []
-cdef list _results = []
+cdef list _compiled = []
 cdef object _ufunc_callable = None
 cdef object _plain_import = None
 cdef object _shielded_import = None
@@ -487,23 +489,60 @@ def redirect_operators():
         raise RedirectError("cannot redirect subscripts of arrays: they were changed by somebody else")
 
 
-def redirect_results(functions):
-    """Have fresh results of these compiled functions, called by name, looked at like those of ufuncs.
-
-    Those that are redirected already stay so, and those without a vectorcall, or of more extension modules than there is room
-    for, as they are: their results stay plain.
-    """
-    cdef int family
-    _check_allowed()
-    for function in functions:
-        family = cyad_family_of(function)
-        if family >= 0 and cyad_get_vectorcall(function) == cyad_families[family]:
-            cyad_set_vectorcall(function, cyad_family_calls[family])
-            _results.append(function)
-
-
 cdef bint _operators_on() noexcept:
     return cyad_ndarray is not NULL and cyad_opcodes[<int>_BINARY_OP] == CYAD_OPERATOR
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Functions of compiled libraries
+# ---------------------------------------------------------------------------------------------------------------------
+
+cdef void register_compiled_handler(call_handler handler) noexcept:
+    """What calls of redirected compiled functions with an argument of a registered type go to; NULL for nothing."""
+    global cyad_compiled_handler
+    cyad_compiled_handler = handler
+
+
+cdef object call_compiled(callable, PyObject* const* args, size_t nargsf, kwnames):
+    """The function's own call, whatever the types of the arguments."""
+    cdef PyObject* result = cyad_call_compiled(callable, args, nargsf, NULL if kwnames is None else <PyObject*>kwnames)
+    out = <object>result
+    Py_XDECREF(result)
+    return out
+
+
+def redirect_compiled(functions):
+    """Give calls of compiled functions to the registered handler when an argument has a registered type.
+
+    Functions that Python's C interface calls with a tuple, methods of that kind, and Cython's functions have pointers of their own.
+    Of f2py's, and of Cython's functions of fused types, it is all that have the type. pybind11's are bound to an object each.
+    Anything else stays as it is: there the interpreter calls the C function itself. Fresh results are looked at as those of
+    ufuncs are.
+    """
+    cdef int by
+    _check_allowed()
+    for function in functions:
+        by = _way_of(function)
+        if by == CYAD_BY_TYPE:
+            function = type(function)
+        if by and cyad_watch(function, by) == 1:
+            _compiled.append((function, by))
+
+
+cdef int _way_of(object function) except -1:
+    kind = type(function).__name__
+    if isinstance(function, (types.BuiltinFunctionType, types.MethodDescriptorType)):
+        definition = cyad_function_def(function) if type(function) is types.BuiltinFunctionType else cyad_method_def(function)
+        convention = -1 if definition is NULL else cyad_convention(definition.ml_flags)
+        if convention >= CYAD_VARARGS:
+            return CYAD_BY_POINTER
+        if convention == CYAD_FASTCALL_KEYWORDS and kind == "builtin_function_or_method" and \
+                not isinstance(function.__self__, (types.ModuleType, type(None))):
+            return CYAD_BY_SELF
+        return 0
+    if kind in ("fortran", "fused_cython_function"):
+        return CYAD_BY_TYPE
+    return CYAD_BY_POINTER if kind == "cython_function_or_method" else 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -550,7 +589,7 @@ def installed():
             found.append((f"{cls.__module__}.{cls.__qualname__}()", _GATES[cyad_type_slots[i].gate]))
     found += [(f"ufunc {ufunc.__name__}", "types") for ufunc in _ufuncs]
     found += [(f"dispatcher {function.__module__}.{function.__name__}", "context") for function in _dispatchers]
-    found += [(f"{function.__module__}.{function.__qualname__}", "fresh") for function in _results]
+    found += [(f"compiled {getattr(f, '__module__', '')}.{f.__qualname__}", "types") for f, _ in _compiled]
     if _operators_on():
         found.append(("operators and subscripts", "context"))
     if importlib._bootstrap._find_and_load is _shielded_import:
@@ -563,7 +602,7 @@ def restore_all():
     cdef int c, i
     cdef cyad_slot* slot
     cdef cyad_type_slot* type_slot
-    functions, classes, ufuncs, dispatchers, results = [], [], list(_ufuncs), list(_dispatchers), list(_results)
+    functions, classes, ufuncs, dispatchers, compiled = [], [], list(_ufuncs), list(_dispatchers), list(_compiled)
     for c in range(CYAD_N_CONVENTIONS):
         for i in range(CYAD_N_SLOTS):
             slot = &cyad_slots[c][i]
@@ -584,13 +623,11 @@ def restore_all():
     for function in dispatchers:
         if cyad_get_vectorcall(function) == <vectorcallfunc>cyad_dispatcher_call:
             cyad_set_vectorcall(function, cyad_dispatcher_original)
-    for function in results:
-        i = cyad_family_of(function)
-        if i >= 0 and cyad_get_vectorcall(function) == cyad_family_calls[i]:
-            cyad_set_vectorcall(function, cyad_families[i])
+    for function, _ in compiled:
+        cyad_unwatch(function)
     _ufuncs.clear()
     _dispatchers.clear()
-    _results.clear()
+    _compiled.clear()
     operators = _operators_on()
     if operators:
         memset(cyad_opcodes, 0, 256)
@@ -598,7 +635,7 @@ def restore_all():
     shielded = importlib._bootstrap._find_and_load is _shielded_import
     if shielded:
         importlib._bootstrap._find_and_load = _plain_import
-    return functions, classes, ufuncs, dispatchers, results, operators, shielded, _types, _ufunc_callable, <uintptr_t>cyad_ufunc_handler
+    return functions, classes, ufuncs, dispatchers, compiled, operators, shielded, _types, _ufunc_callable, <uintptr_t>cyad_ufunc_handler
 
 
 def reinstall(tuple saved not None):
@@ -607,7 +644,7 @@ def reinstall(tuple saved not None):
     cdef cyad_slot* slot
     cdef int c, i
     cdef uintptr_t native
-    functions, classes, ufuncs, dispatchers, results, operators, shielded, registered, _callable, ufunc_native = saved
+    functions, classes, ufuncs, dispatchers, compiled, operators, shielded, registered, _callable, ufunc_native = saved
     restore_all()
     for c, i, gate, handler, native in functions:
         slot = &cyad_slots[c][i]
@@ -617,7 +654,9 @@ def reinstall(tuple saved not None):
     register_types(registered)
     redirect_ufuncs(ufuncs)
     redirect_dispatchers(dispatchers)
-    redirect_results(results)
+    for function, i in compiled:
+        if cyad_watch(function, i) == 1:
+            _compiled.append((function, i))
     if operators:
         redirect_operators()
     if shielded:

@@ -280,6 +280,8 @@ cdef class DuckValue(TrackedArray):
             return getattr(plain_value(self), name)
         if name in _HANDED_OUT and (name not in _REFUSED or not is_active_anywhere(self)):
             return getattr(self.__array__(), name)
+        if name == "__array_wrap__" and not is_active_anywhere(self):
+            return _wrapped
         if name in _REFUSED:
             raise ADError(f".{name} of a tracked array {_REFUSED[name]}")
         if self.boxed:
@@ -304,6 +306,7 @@ cdef class DuckValue(TrackedArray):
                 f"Duplicated(obj, make_zero(obj)); or give the compiled function a rule (cyad.rules){of_sparse()}")
         if copy or (dtype is not None and np.dtype(dtype) != self.arr.dtype):
             return plain_copy(self.arr, dtype or self.arr.dtype, "K")
+        self.ctx.before_overwrite(self, None)
         self.place.buf.exposed = True
         return self.arr
 
@@ -311,7 +314,10 @@ cdef class DuckValue(TrackedArray):
         PyObject_GetBuffer(self.__array__(), buffer, flags)
 
     def __reduce_ex__(self, protocol):
-        raise ActivityError("a tracked array cannot be pickled: its derivative belongs to a call that is running")
+        if self.ctx.alive and is_active_anywhere(self):
+            raise ActivityError("an active array cannot be pickled: its derivative belongs to a call that is running")
+        plain = plain_value(self) if self.ctx.alive else plain_value(usable(self))
+        return (own_copy(plain) if isinstance(plain, ndarray) else plain).__reduce_ex__(protocol)
 
     def __copy__(self):
         return self.copy()
@@ -545,6 +551,8 @@ cdef class DuckValue(TrackedArray):
         return self[args if len(args) > 1 else args[0]]
 
     def tolist(self):
+        if not is_active_anywhere(self):
+            return plain_value(self).tolist()
         return self.item() if self.ndim == 0 else [self[i] if self.ndim == 1 else self[i].tolist() for i in range(len(self))]
 
     def sort(self, axis=-1, kind=None, order=None, stable=None):
@@ -702,11 +710,16 @@ cdef object own_key(object key):
     return list(key) if type(key) is list else key
 
 
+def _wrapped(array, context=None, return_scalar=False):
+    """What np.linalg calls the result of constants with: any array is its own."""
+    return array[()] if return_scalar and array.ndim == 0 else array
+
+
 class Flat:
     """x.flat: the elements in C order; indexing reads copies and writes through. Like NumPy's it is its own iterator."""
 
     def __init__(self, array):
-        self.array = array
+        self.array = array if array.ndim else array.reshape(1)
         self.base = array
         self.index = 0
 
@@ -719,7 +732,7 @@ class Flat:
     def __next__(self):
         if self.index >= self.array.size:
             raise StopIteration
-        element = self.array[self.coords]
+        element = self.base[self.coords]
         self.index += 1
         return element
 
@@ -730,7 +743,7 @@ class Flat:
         for n in self.array.shape[:0:-1]:
             rest, k = divmod(rest, max(1, n))
             backwards.append(k)
-        return (rest, *backwards[::-1]) if self.array.ndim else ()
+        return (rest, *backwards[::-1]) if self.base.ndim else ()
 
     def _key(self, key):
         """The index of the array for one of the flat sequence; work in proportion to what is picked."""
