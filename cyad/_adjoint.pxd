@@ -57,6 +57,8 @@ cdef class Tape(Recording):
     cdef int number_of(self, Buffer buf) except -1
     cdef int first_write(self, Buffer buf) except -1
     cdef int refer(self, View v, object arr) except -1
+    cdef int refer_tracked(self, TrackedArray a) except -1
+    cdef int watch(self, object place) except -1
     cdef int add_node(self, Node node) except -1
     cdef int save_unsafe(self) except -1
     cdef int start_sweep(self, int width) except -1

@@ -572,10 +572,21 @@ cdef class Tape(Recording):
         else:
             buf.referred_from = min(buf.referred_from, v.first)
             buf.referred_to = max(buf.referred_to, v.last)
-        if buf.exposed:
-            if self.unsafe is None:
-                self.unsafe = []
-            self.unsafe.append(v)
+        if buf.exposed and self.outer is None:
+            self.watch(v)
+        return 0
+
+    cdef int refer_tracked(self, TrackedArray a) except -1:
+        """The same for values of an outer differentiation, too."""
+        self.refer(a.place, a.arr)
+        if a.place.buf.exposed and self.outer is not None:
+            self.watch(a)
+        return 0
+
+    cdef int watch(self, object place) except -1:
+        if self.unsafe is None:
+            self.unsafe = []
+        self.unsafe.append(place)
         return 0
 
     cdef int add_node(self, Node node) except -1:
@@ -588,22 +599,26 @@ cdef class Tape(Recording):
 
     cdef int save_unsafe(self) except -1:
         """What the last node reads may be written by compiled code at any moment from now on: it is saved as before a write."""
-        cdef list views = self.unsafe
+        cdef list places = self.unsafe
         cdef View v
         cdef Undo node, last
         self.unsafe = None
         if self.exposed is None:
             self.exposed = {}
-        for v in views:
-            last = self.exposed.get(v.buf)
+        for place in places:
             node = Undo.__new__(Undo)
-            node.region = v
-            if last is not None and last.region.contiguous and same_geometry(last.region, v) and \
+            node.region = v = (<TrackedArray>place).place if is_array(place) else place
+            last = self.exposed.get(v.buf)
+            if is_array(place):
+                node.prim = (<TrackedArray>place).prim
+                node.saved = node.prim.copy()
+            elif last is not None and last.region.contiguous and same_geometry(last.region, v) and \
                     memcmp(PyArray_DATA(<ndarray>last.saved), v.buf.data + v.offset, v.last - v.first) == 0:
                 node.saved, last.saved = last.saved, None   # nothing was written since: one copy serves both
             else:
                 node.saved = own_copy(v.primal())
-            self.exposed[v.buf] = node
+            if not is_array(place):
+                self.exposed[v.buf] = node
             self.undo.append(self.count)
             self.add_node(node)
         return 0
@@ -1002,7 +1017,7 @@ cdef class Tape(Recording):
             node.pushes = pushes
         for v in reads[0]:
             if is_array(v) and (<TrackedArray>v).ctx is self and not (<TrackedArray>v).boxed:
-                self.refer((<TrackedArray>v).place, (<TrackedArray>v).arr)
+                self.refer_tracked(v)
         self.add_node(node)
         return result
 

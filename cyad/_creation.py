@@ -356,8 +356,8 @@ def _install():
     _redirect.redirect(np.ndarray, "__array_wrap__", "types", _array_wrap_method)
     for name in ("argmax", "argmin"):
         _redirect.redirect(np.ndarray, name, "types", _method(name))
-    for name in ("choose", "clip", "compress", "conj", "conjugate", "cumprod", "cumsum", "dot", "flatten", "max", "mean",
-                 "min", "prod", "ravel", "repeat", "round", "std", "sum", "take", "trace", "var"):
+    for name in ("choose", "clip", "compress", "conj", "conjugate", "cumprod", "cumsum", "dot", "flatten", "max",
+                 "mean", "min", "prod", "ravel", "repeat", "round", "std", "sum", "take", "trace", "var"):
         _redirect.redirect(np.ndarray, name, "fresh", _method(name))
     install_compiled()
     for generator in (np.random.Generator, np.random.RandomState):

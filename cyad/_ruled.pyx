@@ -402,7 +402,7 @@ cdef int refer(Tape tape, Call call) except -1:
     """The sweep will show these arguments to the rule: later writes are logged, captured arrays kept as they are."""
     cdef Part part
     for part in call.arrays:
-        tape.refer(part.place, (<TrackedArray>part.tracked).arr)
+        tape.refer_tracked(part.tracked)
     return keep_captured(tape, call.parts if call.own is None else [call.own, *call.parts])
 
 

@@ -298,17 +298,17 @@ cdef class DuckValue(TrackedArray):
             if not isinstance(plain, ndarray):
                 return run_plain(np.array, (plain, dtype))
             return plain_copy(plain, dtype or plain.dtype, "K") if copy or dtype not in (None, plain.dtype) else plain
-        if is_active_anywhere(self) or self.ctx.outer is not None or self.boxed:
+        if is_active_anywhere(self):
             raise ActiveStoreError(
                 f"an active array would become a plain array{where()} and lose its derivative: by a store into a plain array, "
                 "by what asks for its memory (as_strided, np.asarray in compiled code), or by a compiled function. Allocate the "
                 f"target inside the differentiated function ({FRESH}); pass an object that keeps it as an argument with a shadow, "
                 f"Duplicated(obj, make_zero(obj)); or give the compiled function a rule (cyad.rules){of_sparse()}")
+        if self.boxed:
+            return run_plain(np.array, (plain_value(self), dtype))
         if copy or (dtype is not None and np.dtype(dtype) != self.arr.dtype):
             return plain_copy(self.arr, dtype or self.arr.dtype, "K")
-        self.ctx.before_overwrite(self, None)
-        self.place.buf.exposed = True
-        return self.arr
+        return exposed(self)
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         PyObject_GetBuffer(self.__array__(), buffer, flags)
@@ -708,6 +708,16 @@ cdef object own_key(object key):
     if isinstance(key, np.ndarray):
         return own_copy(key)
     return list(key) if type(key) is list else key
+
+
+cdef ndarray exposed(TrackedArray a):
+    """The plain memory of an inactive array, for compiled code, which may write it at any moment from now on, at all levels."""
+    while True:
+        a.ctx.before_overwrite(a, None)
+        a.place.buf.exposed = True
+        if not is_array(a.prim):
+            return a.arr
+        a = a.prim
 
 
 def _wrapped(array, context=None, return_scalar=False):

@@ -98,7 +98,8 @@ def test_views_and_subclasses_stay_what_they_are():
     assert kinds(lambda: X[1:], lambda: np.reshape(X, (3, 4)), lambda: M.T, lambda: X.ravel(), lambda: X[None],
                  lambda: np.broadcast_to(X, (2, 12)),
                  lambda: np.add(X, 1.0, out=np.ndarray.__new__(np.ndarray, 12))) == [np.ndarray] * 7
-    assert kinds(lambda: matrix * matrix, lambda: np.linalg.pinv(matrix), lambda: matrix.mean(axis=0)) == [np.matrix] * 3
+    assert kinds(lambda: matrix * matrix, lambda: np.linalg.pinv(matrix),
+                 lambda: matrix.mean(axis=0)) == [np.matrix] * 3
     assert kinds(lambda: masked + 1, lambda: np.ma.cumsum(masked),
                  lambda: masked.mean(keepdims=True)) == [np.ma.MaskedArray] * 3
     assert kinds(lambda: X > 0.5, lambda: PICK * 2, lambda: X.sum(), lambda: np.sin(0.5), lambda: X.argsort()) == [

@@ -420,6 +420,33 @@ def scratch(w):
         w.line(f"{new.name}[...] = {text}")
 
 
+CAPTURED = ("0.5 * {}", "np.sin({})", "{}.clip(-0.5, 0.5)", "-{}", "np.cumsum({}) * 0.1", "{}.copy()", "{}[{i}]",
+            "np.take({}, {i})", "np.sort({})", "np.random.default_rng(1).normal({}, 0.1)")
+
+
+@statement
+def scratch_of_captured_values(w):
+    """Computed from an array that the program captured, and from nothing else."""
+    shape = w.pick(SHAPES)
+    size, start = math.prod(shape), w.draw(st.integers(0, 20))
+    index = [w.draw(st.integers(0, size - 1)) for _ in range(size)]
+    text = w.pick(CAPTURED).format(f"W[{start}:{start + size}]", i=index)
+    w.new(shape, text if len(shape) == 1 else f"({text}).reshape({shape})")
+
+
+@statement
+def compiled_code_writes(w):
+    """It overwrites, by the buffer, constants that products refer to."""
+    v = w.pick(w.arrays())
+    c, m = f"c{next(w.names)}", f"m{next(w.names)}"
+    w.line(f"{c} = np.ones({v.shape})")
+    if w.chance(2):
+        w.line(f"{m} = memoryview({c})")
+    new = w.new(v.shape, f"{c} * np.sin({v.name})")
+    w.line(f"memoryview({c}).cast('B').cast('d')[0] = float({w.pick(CONSTANTS)})")
+    w.line(f"{new.name} = {new.name} + {c} * {v.name}")
+
+
 @statement
 def swap(w):
     a = w.pick(w.arrays())
