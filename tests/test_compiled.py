@@ -22,7 +22,8 @@ import scipy.stats
 from numpy.testing import assert_allclose, assert_array_equal
 
 import cyad
-from cyad import Forward, Reverse
+import cyad.numpy
+from cyad import Forward, Reverse, _redirect
 
 CALLS = """
 scipy.linalg.solve(A(), b())   scipy.linalg.inv(A())   scipy.linalg.det(A())   scipy.linalg.lu(A())[0]
@@ -211,3 +212,20 @@ def test_shuffles_along_other_axes():
     met = []
     cyad.gradient(Reverse, lambda x: (met.append(np.array(cyad.ignore_derivatives(plain(x * 1.0)))), np.sum(x))[1], a)
     assert_array_equal(met[0], plain(a.copy()))
+
+
+def test_the_switch_turns_libraries_off_and_on():
+    def f(x):
+        return np.sum(scipy.linalg.solve(cyad.numpy.array([[2.0, 0.0], [0.0, 2.0]]), cyad.numpy.array([1.0, 2.0])) * x)
+
+    before = sorted(_redirect.installed())
+    assert len(before) > 500
+    saved = _redirect.restore_all()
+    try:
+        assert not _redirect.installed()
+        with pytest.raises(TypeError, match="must be numpy.ndarray"):
+            cyad.gradient(Reverse, f, 2.0)
+    finally:
+        _redirect.reinstall(saved)
+    assert cyad.gradient(Reverse, f, 2.0) == (1.5,)
+    assert sorted(_redirect.installed()) == before
