@@ -205,7 +205,8 @@ def check_number(val, who):
     if isinstance(val, (bool, int, np.integer, np.bool_)):
         raise ActivityError(f"{who}({val!r}): an integer has no derivative; pass a float, e.g. {float(val)!r}")
     if not isinstance(val, (float, complex, np.floating, np.complexfloating)):
-        raise ActivityError(f"{who} takes a float or complex number, not {type(val).__name__}")
+        raise ActivityError(f"{who} takes a float or complex number, not {type(val).__name__}; pass Const(value) where "
+                            "no derivative is wanted")
 
 
 def check_shadow(who, val, dval):

@@ -252,3 +252,30 @@ def test_stores_into_captured_arrays_name_the_remedy(key):
 def test_arguments_in_the_other_byte_order_are_named(mode):
     with pytest.raises(ActivityError, match=r"is byte-swapped .*; pass a copy: \.astype\(np\.float64\)"):
         gradient(mode, np.sum, X.astype(X.dtype.newbyteorder()))
+
+
+NOTHING = {"None": None, "a string": "linear", "a ufunc": np.sin, "a function": len, "a class": float}
+OPERATORS = {
+    "gradient, Reverse": lambda f, x, a: gradient(Reverse, f, x, a),
+    "gradient, Forward": lambda f, x, a: gradient(Forward, f, x, a),
+    "jacobian": lambda f, x, a: jacobian(Forward, f, x, a),
+    "jvp": lambda f, x, a: jvp(f, (x, a), (x, a)),
+    "vjp": vjp,
+    "grad": lambda f, x, a: grad(f, argnums=(0, 1))(x, a),
+}
+
+
+@pytest.mark.parametrize("argument", NOTHING)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_argument_without_a_derivative_is_to_be_const(operator, argument):
+    def energy(x, how):
+        return np.sum(x * x)
+
+    with pytest.raises(ActivityError, match=r"argument 2 of .*energy takes a float .*; pass Const\(value\) where"):
+        OPERATORS[operator](energy, X, NOTHING[argument])
+    assert_allclose(gradient(Reverse, energy, X, Const(NOTHING[argument]))[0], 2 * X)
+
+
+def test_active_names_const():
+    with pytest.raises(ActivityError, match=r"Active takes a float .* not str; pass Const\(value\) where"):
+        cyad.Active("linear")
