@@ -37,6 +37,14 @@ def check_callable(who, f):
         raise ActivityError(f"{who} needs a function to differentiate, not {described(f)}")
 
 
+def returned(result):
+    """A result in an error message: as the function's author thinks of it, tracked or not."""
+    if isinstance(result, tuple):
+        return f"a tuple of length {len(result)}"
+    number = isinstance(result, (float, complex, np.inexact))
+    return "a number" if number and not isinstance(result, np.ndarray) else described(result)
+
+
 def without_auxiliary(who, f, has_aux):
     """f without its auxiliary result, and the list that it is put into; None if there is none."""
     if isinstance(f, Const):
@@ -49,8 +57,8 @@ def without_auxiliary(who, f, has_aux):
     def first(*args, **kwargs):
         result = f(*args, **kwargs)
         if not isinstance(result, tuple) or len(result) != 2:
-            raise ActivityError(f"has_aux: {name_of(f)} is to return a pair (value, auxiliary), not "
-                                f"{type(result).__name__}")
+            raise ActivityError(f"has_aux: {name_of(f)} is to return a pair, the tuple (value, auxiliary), not "
+                                f"{returned(result)}")
         kept[:] = [plain_result(result[1])]
         return result[0]
 

@@ -279,3 +279,36 @@ def test_an_argument_without_a_derivative_is_to_be_const(operator, argument):
 def test_active_names_const():
     with pytest.raises(ActivityError, match=r"Active takes a float .* not str; pass Const\(value\) where"):
         cyad.Active("linear")
+
+
+RESULTS = {
+    "a number": lambda x: x[0] * 2.0,
+    "an array of shape (3,) and dtype float64": lambda x: x * 2.0,
+    "an array of shape () and dtype float64": lambda x: np.array(2.0),
+    "a tuple of length 1": lambda x: (x[0],),
+    "a tuple of length 3": lambda x: (x[0], x, x),
+    "a list": lambda x: [x[0], x],
+    "None": lambda x: None,
+}
+WITH_AUX = {
+    "grad": lambda f, x: grad(f, has_aux=True)(x),
+    "value_and_grad": lambda f, x: cyad.value_and_grad(f, has_aux=True)(x),
+    "jacfwd": lambda f, x: cyad.jacfwd(f, has_aux=True)(x),
+    "jacrev": lambda f, x: cyad.jacrev(f, has_aux=True)(x),
+    "hessian": lambda f, x: hessian(f, has_aux=True)(x),
+    "jvp": lambda f, x: jvp(f, (x,), (x,), has_aux=True),
+    "vjp": lambda f, x: vjp(f, x, has_aux=True),
+}
+
+
+@pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("transform", WITH_AUX)
+def test_a_result_that_is_no_pair_is_named_as_the_user_knows_it(transform, result):
+    with pytest.raises(ActivityError) as caught:
+        WITH_AUX[transform](RESULTS[result], X)
+    assert str(caught.value) == f"has_aux: <lambda> is to return a pair, the tuple (value, auxiliary), not {result}"
+
+
+def test_a_complex_result_that_is_no_pair_is_a_number():
+    with pytest.raises(ActivityError, match="not a number$"):
+        grad(lambda z: z * 1j, has_aux=True, holomorphic=True)(1.0 + 2.0j)
