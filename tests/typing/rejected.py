@@ -34,3 +34,7 @@ cyad.Tape().sweep()  # refused
 cyad.Tape().level = 2  # refused
 cyad.backward(total)  # refused
 cyad.numpy.zeroes(2)  # refused
+cyad.gradiant(cyad.Reverse, total, 1.0)  # refused
+cyad.testing.check_gradients(total, 1.0)  # refused
+cyad.interop.tensorflow()  # refused
+number: int = cyad.__version__  # refused

@@ -325,4 +325,13 @@ kinds: list[type[cyad.ADError]] = [
     cyad.ActiveStoreError, cyad.ActivityError, cyad.EscapedValueError, cyad.LockedArrayError, cyad.MissingRuleError,
     cyad.TapeError,
 ]
-modules = [cyad.rules]
+
+# ---- submodules, imported or not, and the version
+
+assert_type(cyad.__version__, str)
+modules = [cyad.rules, cyad.errors, cyad.operators, cyad.interop]
+cyad.testing.check_grads(scaled, x, 2.0, order=1, modes=["forward"])
+assert_type(cyad.numpy.zeros(2).dtype, numpy.dtype[numpy.float64])
+assert cyad.split.SplitTape is cyad.SplitTape
+if find_spec("torch") is not None:
+    adapted.append(cyad.interop.torch.to_torch)
