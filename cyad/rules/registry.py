@@ -34,7 +34,18 @@ ZERO = set()
 
 
 class NotSupported(MissingRuleError):
-    """A rule exists but not for these arguments; the message says for which, and what to do instead."""
+    """A function has a rule, but not for these options; the message says for which, and what to do instead.
+
+    A `cyad.MissingRuleError`, and with it a NotImplementedError: ``copy=False`` of np.nan_to_num, ``mode="raw"`` of
+    np.linalg.qr, ``dtype=`` of np.einsum. As with all errors, calls of other threads go on.
+
+    >>> import numpy as np
+    >>> import cyad
+    >>> cyad.gradient(cyad.Reverse, lambda x: np.sum(np.nan_to_num(x, copy=False)), np.ones(2))
+    Traceback (most recent call last):
+        ...
+    cyad.rules.registry.NotSupported: np.nan_to_num with copy=False has no derivative rule; assign its result instead
+    """
 
 
 class Structural:
