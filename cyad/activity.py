@@ -14,7 +14,7 @@ from cyad.errors import ActivityError
 
 
 class Annotation:
-    """Base of all annotations: ``val`` is the primal."""
+    """Base of all annotations: ``val`` is the primal. They hold references; nothing in them changes by itself."""
 
     __slots__ = ("val",)
     __class_getitem__ = classmethod(types.GenericAlias)  # activity.pyi is generic over the type of val
@@ -27,7 +27,10 @@ class Annotation:
 
 
 class Const(Annotation):
-    """An argument (or return) without a derivative. Storing active values into a Const array is an ActiveStoreError.
+    """An argument (or return) without a derivative: any object. Its entry among the derivatives is None.
+
+    Raises nothing itself; in the call, storing active values into a Const array is an ActiveStoreError. Threads may
+    share one.
 
     >>> from cyad import Active, Const, Reverse, autodiff
     >>> autodiff(Reverse, lambda x, y: x * y, Active(2.0), Const(3.0))
@@ -40,7 +43,10 @@ class Const(Annotation):
 class Active(Annotation):
     """A number whose derivative `autodiff` returns. Reverse mode only; arrays take Duplicated.
 
-    As the activity of a return: its adjoint is 1. Raises ActivityError for arrays, integers, and what is no number.
+    ``Active(val)``: a Python or NumPy float or complex number. The derivative has its dtype; that of np.float64 is a
+    Python float. As the activity of a return: its adjoint is 1.
+
+    Raises ActivityError for arrays, integers, and what is no number. Threads may share one.
 
     >>> from cyad import Active, Reverse, autodiff
     >>> autodiff(Reverse, lambda x: x**3, Active, Active(2.0))
@@ -81,7 +87,8 @@ class Duplicated(_Shadowed):
     Numbers are Duplicated in forward mode only; in reverse mode they are Active. The shadow of a structure has its
     keys, attribute names and types of containers, in any order (`make_zero` makes one).
 
-    Raises ActivityError where the shadow does not match (that of a structure when it is used), and for integers.
+    Raises ActivityError where the shadow does not match (that of a structure when it is used), and for integers. Calls
+    in several threads at once need shadows of their own.
 
     >>> import numpy as np
     >>> from cyad import Duplicated, Forward, Reverse, autodiff
@@ -98,7 +105,15 @@ class Duplicated(_Shadowed):
 
 
 class DuplicatedNoNeed(Duplicated):
-    """Duplicated, whose primal the caller does not look at after the call."""
+    """Duplicated, whose primal the caller does not look at after the call.
+
+    As the return of a rule it says that the shadow is enough (docs/rules.md). An argument is treated as Duplicated is,
+    its primal computed all the same; so are errors and threads.
+
+    >>> from cyad import DuplicatedNoNeed, Forward, autodiff
+    >>> autodiff(Forward, lambda x: x**3, DuplicatedNoNeed(2.0, 1.0))
+    (12.0,)
+    """
 
     __slots__ = ()
     needs_primal = False
@@ -123,7 +138,8 @@ class _Batch(_Shadowed):
 class BatchDuplicated(_Batch):
     """An argument and a tuple of W shadows, each as in `Duplicated`: W derivatives in one call.
 
-    Raises ActivityError as Duplicated does, for an empty tuple, and where the widths within a call differ.
+    Raises ActivityError as Duplicated does, for an empty tuple, and, in the call, where widths differ. Calls in several
+    threads at once need shadows of their own.
 
     >>> from cyad import BatchDuplicated, Forward, autodiff
     >>> autodiff(Forward, lambda x, y: x * y, BatchDuplicated(2.0, (1.0, 0.0)), BatchDuplicated(3.0, (0.0, 1.0)))
@@ -134,14 +150,32 @@ class BatchDuplicated(_Batch):
 
 
 class BatchDuplicatedNoNeed(BatchDuplicated):
-    """BatchDuplicated, whose primal the caller does not look at after the call."""
+    """BatchDuplicated, whose primal the caller does not look at after the call: see `DuplicatedNoNeed`.
+
+    Errors and threads are as for `BatchDuplicated`.
+
+    >>> from cyad import BatchDuplicatedNoNeed, Forward, autodiff
+    >>> autodiff(Forward, lambda x: x**3, BatchDuplicatedNoNeed(2.0, (1.0, 10.0)))
+    ((12.0, 120.0),)
+    """
 
     __slots__ = ()
     needs_primal = False
 
 
 class Ref:
-    """A place for the shadow of a value that is not one: ``ref.value`` is replaced by the derivative."""
+    """A place for the shadow of a value that cannot change in place: ``ref.value`` is replaced by the derivative.
+
+    What `MixedDuplicated` takes. Any object can be in it, and nothing is raised here: a value that does not match is an
+    ActivityError in the call. Calls in several threads at once need one each.
+
+    >>> from cyad import MixedDuplicated, Ref, Reverse, autodiff
+    >>> shadow = Ref((0.0, 0.0))
+    >>> autodiff(Reverse, lambda p: p[0] * p[1], MixedDuplicated((2.0, 3.0), shadow))
+    ((None,),)
+    >>> shadow
+    Ref((3.0, 2.0))
+    """
 
     __slots__ = ("value",)
     __class_getitem__ = classmethod(types.GenericAlias)
@@ -159,7 +193,8 @@ class MixedDuplicated(Annotation):
     Derivatives by arrays are added to the arrays of the shadow; as numbers cannot change in place, the shadow is
     replaced by one that shares its arrays.
 
-    Raises ActivityError where the shadow is in no Ref.
+    Raises ActivityError where the shadow is in no Ref; in the call, where it does not match and in forward mode. Calls
+    in several threads at once need shadows of their own.
 
     >>> import numpy as np
     >>> from cyad import MixedDuplicated, Ref, Reverse, autodiff
@@ -182,7 +217,18 @@ class MixedDuplicated(Annotation):
 
 
 class BatchMixedDuplicated(Annotation):
-    """MixedDuplicated with a tuple of W Refs. Reverse mode only."""
+    """MixedDuplicated with a tuple of W Refs, each with a shadow of its own: W lanes. Reverse mode only.
+
+    Raises ActivityError for what is no tuple of Refs, and for an empty one; otherwise errors and threads are as for
+    `MixedDuplicated`.
+
+    >>> from cyad import BatchMixedDuplicated, Ref, Reverse, autodiff
+    >>> shadows = Ref([0.0]), Ref([1.0])
+    >>> autodiff(Reverse, lambda p: p[0] ** 2, BatchMixedDuplicated([3.0], shadows))
+    ((None,),)
+    >>> shadows
+    (Ref([6.0]), Ref([7.0]))
+    """
 
     __slots__ = ("dval",)
     batched = True
@@ -232,10 +278,23 @@ def check_shadow(who, val, dval):
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """How to differentiate. Frozen and hashable; the module has one of each kind, and methods derive others.
+    """How to differentiate. The package has the usual ones, whose methods derive others:
 
-    >>> from cyad import Reverse, ReverseWithPrimal
-    >>> Reverse.with_primal() == ReverseWithPrimal
+    - `Forward`: tangents, from arguments to results. `ForwardWithPrimal` returns the value as well.
+    - `Reverse`: adjoints, from results to arguments. `ReverseWithPrimal` returns the value as well.
+    - `ReverseHolomorphic`, `ReverseHolomorphicWithPrimal`: f'(z) of a complex result of complex arguments; that f is
+      holomorphic is not checked. In the other modes the derivative by a complex argument is df/dRe + i df/dIm.
+    - `ReverseSplitNoPrimal`, `ReverseSplitWithPrimal`: the two halves of `autodiff_thunk`.
+
+    Fields, all bool but one: `forward`, or reverse; `primal`, whether the value is returned, too; `holomorphic`;
+    `is_split`; `width`, the lanes of the shadow that a split mode makes for a result, an int; `strong_zero` and
+    `runtime_activity`: see `with_strong_zero`, `with_runtime_activity`.
+
+    Frozen and hashable, so threads may share one. `split` and the functions that take modes raise ActivityError where
+    one does not fit.
+
+    >>> from cyad import Mode, Reverse, ReverseWithPrimal
+    >>> Reverse.with_primal() == ReverseWithPrimal == Mode(forward=False, primal=True)
     True
     """
 
@@ -257,7 +316,8 @@ class Mode:
         return dataclasses.replace(self, primal=False)
 
     def split(self, width=1):
-        """Reverse in two halves (`autodiff_thunk`), with `width` lanes."""
+        """Reverse in two halves (`autodiff_thunk`), with `width` lanes. ActivityError for forward modes and a width
+        below 1."""
         if self.forward:
             raise ActivityError("forward mode has no halves to split into")
         if width < 1:
@@ -284,6 +344,7 @@ class Mode:
 
     @property
     def name(self):
+        """What kind of mode it is, for messages: "ReverseHolomorphicWithPrimal"; without width and zeros."""
         return ("Forward" if self.forward else "Reverse") + ("Holomorphic" if self.holomorphic else "") + \
             ("Split" if self.is_split else "") + ("WithPrimal" if self.primal else "")
 
