@@ -35,7 +35,7 @@ from cyad.structures import check_chunk
 
 
 class WithPrimal(NamedTuple):
-    """Derivatives and the value of the function."""
+    """Derivatives and the value of the function, a named tuple."""
 
     derivs: object
     val: object
@@ -152,16 +152,18 @@ def gradient(mode, f, *args, chunk=None, out=None, **kwargs):
 
     An array argument gives an array of its shape and dtype, a float a float, a Const one None where it stands, a
     structure of these (list, dict, dataclass, ...) one like it. In reverse mode one sweep whatever the number of
-    inputs; in forward mode one call of `f` for each `chunk` of inputs (chosen by their size if left out), so there `f`
-    must be a function of its arguments: where it comes to another value in a later call, that is an error. `f` works on
-    the arguments themselves: what it overwrites is overwritten, as in a plain call.
+    inputs; in forward mode one call of `f` for each `chunk` of inputs, a number of lanes (chosen by their size if left
+    out), so there `f` must be a function of its arguments: where it comes to another value in a later call, that is an
+    error. `f` works on the arguments themselves: what it overwrites is overwritten, as in a plain call.
 
     ``out``: an array (or a tuple of them, one for each argument) that receives the gradient. ReverseWithPrimal and
     ForwardWithPrimal return ``(derivs, val)``. Keyword arguments are passed on and not differentiated, except those
     that are Active, whose entries follow those of the positional ones.
 
-    Raises ActivityError for integer arguments, for functions that do not return a real number, and for an `out` that
-    does not fit or shares memory with an argument. Any number of threads may call it.
+    Raises ActivityError for arguments without a derivative (integers, strings, None) that are not Const, for an `out`
+    that does not fit or shares memory with an argument, and for functions that return anything but a real number. An
+    int, a bool and an array without axes are real numbers here; where a number depends on no argument the gradient is
+    zero. Any number of threads may call it.
 
     >>> import numpy as np
     >>> from cyad import Reverse, gradient

@@ -29,9 +29,9 @@ def jacobian(mode, f, /, *args, chunk=None, n_outs=None, out=None, **kwargs):
     so is each of its leaves for a structured argument.
 
     Forward mode costs one run of `f` for each `chunk` of inputs, reverse mode one run and a sweep for each `chunk` of
-    outputs; left out, the chunk is chosen by the size of the arrays. ForwardWithPrimal and ReverseWithPrimal return
-    ``(derivs, val)``. The entry of a complex argument is, for a real result, df/dRe + i df/dIm as in `gradient`; a
-    complex result of complex arguments has a Jacobian in ReverseHolomorphic only.
+    outputs; a chunk is a number of lanes, chosen by the size of the arrays if left out. ForwardWithPrimal and
+    ReverseWithPrimal return ``(derivs, val)``. The entry of a complex argument is, for a real result, df/dRe + i df/dIm
+    as in `gradient`; a complex result of complex arguments has a Jacobian in ReverseHolomorphic only.
 
     ``n_outs``: the shape of the result, if it is to be checked. ``out``: an array, or a tuple with one for each
     argument, that receives the Jacobian. Keyword arguments are passed on; Active ones are differentiated, their entries
@@ -146,13 +146,18 @@ class Slopes:
 def hvp(f, x, v, /, *args, out=None, **kwargs):
     """The product of the Hessian of a real scalar function with a direction: (H v)_i = sum_j d2f/dx_i dx_j v_j.
 
-    `v` is like `x`: a float, an array, or a structure; so is the product. Further arguments and keywords are passed on
-    and not differentiated. It costs a small multiple of a gradient, whatever the size of `x`: one recording and a sweep
-    of second order. Where some operation has none, `f` is called again, for forward over reverse mode. ``out`` receives
-    the product of an array.
+    `x` is a float, an array of floats, or a structure of these. `v` is like `x`: shapes and the structure must be the
+    same, its numbers are converted to the dtypes of `x`, also from lists. The product has the shapes, dtypes and
+    structure of `x`; by a float (np.float64) it is a Python float. Further arguments and keywords are passed on and not
+    differentiated.
 
-    Raises ActivityError where `v` does not match `x`, for complex and integer arguments, and for functions that do not
-    return a real scalar. Any number of threads may call it.
+    It costs a small multiple of a gradient, whatever the size of `x`: one recording and a sweep of second order. Where
+    some operation has none, `f` is called again, for forward over reverse mode. ``out``, an array of the shape of `x`,
+    receives the product by an array.
+
+    Raises ActivityError where `v` does not match `x`, for complex and integer arguments, for an `out` that does not fit
+    or shares memory with an argument, and for functions that do not return a real scalar. Any number of threads may
+    call it.
 
     >>> import numpy as np
     >>> from cyad import hvp
@@ -165,7 +170,8 @@ def hvp(f, x, v, /, *args, out=None, **kwargs):
 def hvp_and_gradient(f, x, v, /, *args, out=(None, None), **kwargs):
     """``(H v, gradient)`` of a real scalar function, at the cost of `hvp`.
 
-    ``out`` is a pair of arrays that receive the two. Arguments and errors are those of `hvp`.
+    ``out`` is a pair of arrays, or None, that receive the two. Arguments, shapes, dtypes and errors are those of `hvp`.
+    Any number of threads may call it.
 
     >>> import numpy as np
     >>> from cyad import hvp_and_gradient

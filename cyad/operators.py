@@ -21,12 +21,13 @@ from cyad.errors import ActivityError
 def jacobian_operator(f, x, /, *args, **kwargs):
     """The Jacobian of `f` at the array `x` as a ``scipy.sparse.linalg.LinearOperator`` of shape (f(x).size, x.size).
 
-    Products: ``J @ v`` and ``J @ V`` by forward mode, all columns of V in one run; ``J.T @ w`` and ``J.T @ W`` by
-    sweeps of one recording. Arrays with several axes count row by row. ``J.value`` is f(x). `x` may change afterwards:
-    the operator has a copy. Further arguments and keywords are passed on and not differentiated.
+    J[i, j] = df_i/dx_j, in the dtype of `x`. Products: ``J @ v`` and ``J @ V`` by forward mode, all columns of V in one
+    run; ``J.T @ w`` and ``J.T @ W`` by sweeps of one recording. Arrays with several axes count row by row. ``J.value``
+    is f(x). `x` may change afterwards: the operator has a copy. Further arguments and keywords are passed on and not
+    differentiated.
 
     Raises ActivityError where `x` is no array of real floats or the result no array (or list) of such numbers;
-    ImportError where SciPy is missing.
+    ImportError where SciPy is missing. Any number of threads may call it; an operator belongs to one at a time.
 
     >>> import numpy as np
     >>> from cyad import jacobian_operator
@@ -70,12 +71,13 @@ def jacobian_operator(f, x, /, *args, **kwargs):
 def hessian_operator(f, x, /, *args, **kwargs):
     """The Hessian of `f` at the array `x` as a ``scipy.sparse.linalg.LinearOperator`` of shape (x.size, x.size).
 
-    Products ``H @ v`` cost what `hvp` does, those with the columns of a matrix one batched run. Arrays with several
-    axes count row by row. `x` may change afterwards: the operator has a copy. Further arguments and keywords are passed
-    on and not differentiated.
+    H[i, j] = d2f/dx_i dx_j, in the dtype of `x`. Products ``H @ v`` cost what `hvp` does, those with the columns of a
+    matrix one batched run. Arrays with several axes count row by row. `x` may change afterwards: the operator has a
+    copy. Further arguments and keywords are passed on and not differentiated.
 
     Raises ActivityError where `x` is no array of real floats and, at the first product, where `f` does not return a
-    real scalar; ImportError where SciPy is missing.
+    real scalar; ImportError where SciPy is missing. Any number of threads may call it; an operator belongs to one at a
+    time.
 
     >>> import numpy as np
     >>> from cyad import hessian_operator

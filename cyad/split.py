@@ -35,8 +35,8 @@ _SHADOWED = (Duplicated, DuplicatedNoNeed, BatchDuplicated, BatchDuplicatedNoNee
 class SplitTape:
     """What the forward half hands to the reverse half. Opaque; may be swept any number of times, in any order.
 
-    It holds the recording and copies of the arrays that the function was given; `nbytes` is what its records take, in
-    bytes. One sweep at a time: from two threads at once, the second raises TapeError.
+    It holds the recording and copies of the arrays that the function was given. Made by the forward half only; a
+    TypeError where it is to be pickled. One sweep at a time: from two threads at once, the second raises TapeError.
 
     >>> import math
     >>> from cyad import Active, ReverseSplitNoPrimal, autodiff_thunk
@@ -50,6 +50,7 @@ class SplitTape:
 
     @property
     def nbytes(self):
+        """What records and their constants take, in bytes: 20 for a record, 8 for a constant. Not the arrays."""
         return self._pullback.nbytes
 
     def __reduce__(self):
@@ -57,22 +58,24 @@ class SplitTape:
 
 
 def autodiff_thunk(mode, f, returned=None, *activities):
-    """Reverse mode in two halves, ``(forward, reverse)``.
+    """Reverse mode in two halves, ``(forward, reverse)``: the value y = f(x), and later shadow(x) += f'(x)^T shadow(y).
 
     ``forward(*annotated) -> (tape, primal, shadow)`` runs `f`. The primal is None in ReverseSplitNoPrimal. With a
-    Duplicated return (BatchDuplicated, MixedDuplicated) the shadow has the structure of the result, all zero: arrays to
-    add cotangents to (a tuple of them for `mode.split(width=W)`, a Ref for MixedDuplicated); otherwise it is None.
+    Duplicated return (BatchDuplicated, MixedDuplicated) the shadow has the structure, shapes and dtypes of the result,
+    all zero: arrays to add cotangents to (a tuple of W for `mode.split(width=W)`, a Ref for MixedDuplicated); otherwise
+    it is None.
 
     ``reverse(*annotated, tape)``, or ``reverse(*annotated, seed, tape)`` with an Active return (a tuple of W seeds for
     W lanes), applies the transpose: to the shadows in place, and to the Active arguments in what it returns,
-    ``((d_1, ...),)`` as `autodiff` does. The values in its annotations are not read; shadows may be others than those
-    that went forward. A tape can be swept again, in any order and width.
+    ``((d_1, ...),)`` as `autodiff` does. The values in its annotations are not read, but have the shapes and dtypes of
+    those that went forward; shadows may be others. A seed is a real number (complex for a complex result). A tape can
+    be swept again, in any order and with any number of lanes.
 
     `returned` is the activity of the return: Active for a number, Duplicated for arrays and structures of them, Const
     for nothing; found out by the first half if left out. `activities`, one for each argument, are checked if given.
 
-    Raises ActivityError where annotations, mode and values do not fit, TapeError for a tape of other halves. Different
-    threads may run the halves, one at a time for each tape.
+    Raises ActivityError where annotations, mode and values do not fit, as do the halves; ``reverse`` also TapeError for
+    a tape of other halves. Any number of threads may run the halves, one at a time for each tape.
 
     >>> import numpy as np
     >>> from cyad import Active, Duplicated, ReverseSplitWithPrimal, autodiff_thunk

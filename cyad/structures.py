@@ -22,6 +22,8 @@ def make_zero(x):
     Shapes, dtypes and types are those of `x`. An array that appears twice in `x` gives one array that appears twice;
     what is inactive (strings, integers, functions) is that of `x`.
 
+    Raises nothing itself; errors of objects that refuse to be copied pass through. Any number of threads may call it.
+
     >>> import numpy as np
     >>> from cyad import make_zero
     >>> make_zero({"w": np.ones(2), "scale": 3.0, "name": "layer"})
@@ -37,7 +39,8 @@ def set_zero(x):
     Arrays are overwritten; numbers are replaced in the list, dict or object that holds them.
 
     Raises ActivityError, before anything is changed, for numbers that cannot be replaced (on their own, in a tuple, in
-    a frozen dataclass) and for arrays that are read-only; `make_zero` makes a new structure.
+    a frozen dataclass) and for arrays that are read-only; `make_zero` makes a new structure. One thread at a time may
+    write into a structure.
 
     >>> import numpy as np
     >>> from cyad import set_zero
@@ -94,7 +97,10 @@ def onehot(x, start=0, stop=None):
     """The unit vectors of a structure: a tuple of structures like `x`, each with one entry 1 and all others 0.
 
     They come in the order of the entries of `x` (arrays row by row); a complex entry gives two, 1 and 1j. They are the
-    tangents of a BatchDuplicated whose lanes are partial derivatives. ``start`` and ``stop`` select some of them.
+    tangents of a BatchDuplicated whose lanes are partial derivatives, and have the shapes and dtypes of `x`. ``start``
+    and ``stop`` select some of them, as in a slice.
+
+    Raises TypeError where `start` or `stop` is no integer. Any number of threads may call it.
 
     >>> import numpy as np
     >>> from cyad import onehot
@@ -118,7 +124,10 @@ def onehot(x, start=0, stop=None):
 def chunked_onehot(x, chunk):
     """The unit vectors of a structure in tuples of `chunk` (the last may be shorter): one tuple for each batched call.
 
-    Raises ActivityError for a chunk that is no positive integer.
+    All are made at once, and each takes as many bytes as `x`; `onehot` with `start` and `stop` makes those of one call.
+
+    Raises ActivityError for a `chunk`, the number of lanes, that is no positive integer. Any number of threads may call
+    it.
 
     >>> import numpy as np
     >>> from cyad import chunked_onehot
@@ -146,7 +155,8 @@ def ravel(x):
     array and number the shape and type it had, and may be differentiated: an optimiser that knows vectors only can have
     the gradient of a function of structures. Arrays of `unravel` are views of `v` where their dtype allows.
 
-    Raises ActivityError where `v` has another length or shape, or is complex although no leaf is.
+    ``unravel`` raises ActivityError where `v` has another length or shape, or is complex although no leaf is. Any
+    number of threads may call either.
 
     >>> import numpy as np
     >>> from cyad import Reverse, gradient, ravel

@@ -232,7 +232,11 @@ def grad(f=None, argnums=0, *, has_aux=False, holomorphic=False):
     It takes the arguments of `f`; its result has the shapes, dtypes and structure of the argument, for a tuple
     `argnums` it is a tuple. The other arguments can be anything. With ``has_aux``, `f` returns ``(value, auxiliary)``
     and the result is ``(gradient, auxiliary)``; with ``holomorphic``, it is f'(z) of a holomorphic function. Without
-    `f`, a decorator. Reverse mode: see `gradient` for costs and errors.
+    `f`, a decorator. Reverse mode: see `gradient` for costs.
+
+    Raises ActivityError for what is no function or no position; the function that is made raises what `gradient` does,
+    and ActivityError where no argument has that position, or `f` with ``has_aux`` returns no pair. It holds no state:
+    any number of threads may call it, if they may call `f`.
 
     >>> import numpy as np
     >>> from cyad import grad
@@ -252,7 +256,8 @@ def grad(f=None, argnums=0, *, has_aux=False, holomorphic=False):
 def value_and_grad(f=None, argnums=0, *, has_aux=False, holomorphic=False):
     """The function x -> (f(x), df/dx), at the cost of `grad`; ``((value, auxiliary), gradient)`` with ``has_aux``.
 
-    What `scipy.optimize.minimize(value_and_grad(f), x0, jac=True)` takes. Options and errors are those of `grad`.
+    What `scipy.optimize.minimize(value_and_grad(f), x0, jac=True)` takes. Options, shapes, dtypes and errors are those
+    of `grad`. Any number of threads may call the function, if they may call `f`.
 
     >>> from cyad import value_and_grad
     >>> value_and_grad(lambda x: x**3)(2.0)
@@ -265,7 +270,8 @@ def jacfwd(f=None, argnums=0, *, has_aux=False, holomorphic=False):
     """The function x -> df/dx, the Jacobian by forward mode: for functions of few numbers.
 
     Shapes and errors are those of `jacobian`; options those of `grad`. With ``holomorphic``, which one sweep by reverse
-    mode for each entry of the result serves best, `jacfwd` and `jacrev` are the same.
+    mode for each entry of the result serves best, `jacfwd` and `jacrev` are the same. Any number of threads may call
+    the function, if they may call `f`.
 
     >>> import numpy as np
     >>> from cyad import jacfwd
@@ -278,7 +284,8 @@ def jacfwd(f=None, argnums=0, *, has_aux=False, holomorphic=False):
 def jacrev(f=None, argnums=0, *, has_aux=False, holomorphic=False):
     """The function x -> df/dx, the Jacobian by reverse mode: for functions with few results.
 
-    Shapes and errors are those of `jacobian`; options those of `grad`.
+    Shapes and errors are those of `jacobian`; options those of `grad`. Any number of threads may call the function, if
+    they may call `f`.
 
     >>> import numpy as np
     >>> from cyad import jacrev
@@ -293,14 +300,18 @@ def hessian(f=None, /, *args, argnums=0, has_aux=False, chunk=None, out=None, **
     """The Hessian of a real scalar function by its first argument: H[i, j] = d2f/dx_i dx_j.
 
     ``hessian(f, x, ...)`` is the Hessian at `x`; ``hessian(f)``, with ``argnums`` and ``has_aux`` as in `grad`, the
-    function x -> H(x). For an array its shape is that of `x` twice, for a float it is a float, for a structure a
-    structure of structures. Further arguments and keywords are passed on and not differentiated.
+    function x -> H(x). For an array its shape is that of `x` twice, its dtype that of `x`; for a float it is a float,
+    for a structure a structure of structures. Further arguments and keywords are passed on and not differentiated.
 
-    Forward over reverse mode: one gradient for each `chunk` of columns (left out, chosen by the size of `x`). ``out``
-    receives the result.
+    Where possible `f` is recorded once, and swept in second order once for each entry of `x`. It is forward over
+    reverse mode, one gradient for each `chunk` of columns, with ``chunk=`` (a number of lanes; otherwise chosen by the
+    size of `x`), for dtypes other than float64, where an operation has no sweep of second order (linear algebra, rules
+    of your own), inside other differentiated calls, and for more than 8 entries if most operations are on arrays.
+    ``out`` receives the result.
 
-    Raises ActivityError for complex and integer arguments, for functions that do not return a real scalar, and for an
-    `out` that does not fit or shares memory with an argument. Any number of threads may call it.
+    Raises ActivityError for complex and integer arguments, for functions that do not return a real scalar, for a
+    `chunk` that is no positive integer, and for an `out` that does not fit or shares memory with an argument. Any
+    number of threads may call it.
 
     >>> import numpy as np
     >>> from cyad import hessian
@@ -324,10 +335,12 @@ def hessian(f=None, /, *args, argnums=0, has_aux=False, chunk=None, out=None, **
 def derivative(f=None, /, *args, **kwargs):
     """The derivative f'(x) of a function of one number; the result of `f` may be a number, an array or a structure.
 
-    ``derivative(f)`` is the function x -> f'(x), ``derivative(f, x)`` its value. Further arguments and keywords are
-    passed on and not differentiated. Forward mode.
+    ``derivative(f)`` is the function x -> f'(x), ``derivative(f, x)`` its value, which has the shapes, dtypes and
+    structure of f(x) (a Python float where that is float64, 0.0 where it is an integer). `x` is a float, or a complex
+    number where `f` is holomorphic. Further arguments and keywords are passed on and not differentiated. Forward mode.
 
-    Raises ActivityError where `x` is an integer or an array with axes: use `jacobian`.
+    Raises ActivityError for what is no function, and where `x` is an integer or an array with axes: use `jacobian`. Any
+    number of threads may call it, or the function that it makes, if they may call `f`.
 
     >>> import numpy as np
     >>> from cyad import derivative
@@ -340,7 +353,7 @@ def derivative(f=None, /, *args, **kwargs):
 
 
 def second_derivative(f=None, /, *args, **kwargs):
-    """The second derivative f''(x) of a function of one number; otherwise as `derivative`.
+    """The second derivative f''(x) of a function of one number; otherwise, errors and threads too, as `derivative`.
 
     >>> import numpy as np
     >>> from cyad import second_derivative
@@ -353,11 +366,14 @@ def second_derivative(f=None, /, *args, **kwargs):
 def jvp(f, primals, tangents, *, has_aux=False):
     """``(y, J v)``: the value of `f` and its derivative along a direction, by forward mode.
 
-    `primals` and `tangents` are tuples with one entry for each argument, a tangent being like its primal (floats,
-    arrays; structures with the same keys, names and types of containers; None for a Const one); J v is like y. With
-    ``has_aux``, `f` returns ``(y, auxiliary)``, and the result is ``(y, J v, auxiliary)``.
+    `primals` and `tangents` are tuples with one entry for each argument, a tangent being like its primal: of its shape,
+    and real where it is (structures with the same keys, names and types of containers; None for a Const one). It is
+    converted to the dtype of its primal. J v has the shapes, dtypes and structure of y: a Python float for a float64
+    number, 0.0 for an integer; what has no derivative in a structure stays as it is. With ``has_aux``, `f` returns
+    ``(y, auxiliary)``, and the result is ``(y, J v, auxiliary)``.
 
-    Raises ActivityError where tangents do not match, and for integers. Any number of threads may call it.
+    Raises ActivityError where tangents do not match, for arguments without a derivative that are not Const, and where
+    ``has_aux`` is set and `f` returns no pair. Any number of threads may call it.
 
     >>> import numpy as np
     >>> from cyad import jvp
@@ -386,12 +402,15 @@ def _push(call, tangents):
 def vjp(f, *primals, has_aux=False):
     """``(y, pull)``: the value of `f`, and the function w -> J^T w from cotangents of y to those of the arguments.
 
-    A cotangent is like y, with an entry for each place where y has an array twice; ``pull`` returns a tuple with one
-    entry for each argument, like it, None for Const ones. It may be called any number of times, also when arguments
-    have been overwritten since. With ``has_aux``, `f` returns ``(y, auxiliary)``, and the result is
-    ``(y, pull, auxiliary)``.
+    A cotangent is like y, of its shapes and structure (converted to its dtypes), with an entry for each place where y
+    has an array twice; ``pull`` returns a tuple with one entry for each argument, of its shape, dtype and structure,
+    None for Const ones. It may be called any number of times, also when arguments have been overwritten since. For
+    complex arguments J^T is the conjugate transpose, df/dRe + i df/dIm of a real y with cotangent 1. With ``has_aux``,
+    `f` returns ``(y, auxiliary)``, and the result is ``(y, pull, auxiliary)``.
 
-    Raises ActivityError for integer arguments; ``pull`` where the cotangent does not match y.
+    Raises ActivityError for arguments without a derivative that are not Const, and where ``has_aux`` is set and `f`
+    returns no pair; ``pull`` where the cotangent does not match y. Any number of threads may call `vjp`. A ``pull``
+    may be called in any of them, by one at a time: of two at once, the second raises TapeError.
 
     >>> import numpy as np
     >>> from cyad import vjp
@@ -437,10 +456,11 @@ def linearize(f, *primals):
     these alone: where it reads a captured array that has changed since, or draws random numbers, J is that of another
     function than y. Arrays of floats that it reads can be passed as Const arguments: copies are kept of these, too.
 
-    ``push`` takes one tangent for each argument and may be called any number of times, also when arguments have been
-    overwritten since.
+    ``push`` takes one tangent for each argument, as `jvp` does, and may be called any number of times, also when
+    arguments have been overwritten since.
 
-    Raises ActivityError for integer arguments; ``push`` where tangents do not match.
+    Raises ActivityError for arguments without a derivative that are not Const; ``push`` where tangents do not match.
+    Any number of threads may call `linearize` and ``push``, if they may call `f`.
 
     >>> import numpy as np
     >>> from cyad import linearize
