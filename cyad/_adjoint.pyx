@@ -143,11 +143,21 @@ cdef list bases_of(object arr):
 @cython.final
 @cython.no_gc
 cdef class Adjoint:
-    """A real scalar on a tape: a C double, and the slot of its adjoint (none for a constant).
+    """A real scalar on a tape: a C double (8 bytes), and the slot of its adjoint (none for a constant).
+
+    `Tape.variable` and differentiated calls make them; ``Adjoint(...)`` raises ActivityError.
 
     It behaves as np.float64 (np.float32 where it came from float32 memory): inf and nan instead of ZeroDivisionError,
     comparisons and branches on its value. What would lose the derivative (`float(x)`, a store into a plain array) raises
-    ActiveStoreError.
+    ActiveStoreError, use after the recording EscapedValueError. It belongs to the thread that records.
+
+    >>> import numpy as np
+    >>> from cyad import Adjoint, Tape
+    >>> with Tape() as tape:
+    ...     x = tape.variable(3.0)
+    ...     y = np.log(x) * x
+    >>> type(y) is Adjoint, isinstance(y, np.float64), round(y.primal, 4)
+    (True, True, 3.2958)
     """
 
     __array_ufunc__ = None
@@ -402,8 +412,26 @@ cdef object scalar_unary(Row row, Adjoint x):
 @cython.final
 @cython.no_gc
 cdef class AdjointArray(DuckArray):
-    """An array on a tape; an ndarray to the code that uses it. Made by `Tape.variable` and by differentiated calls."""
+    """An array on a tape; an ndarray to the code that uses it.
 
+    `Tape.variable`, differentiated calls and, inside these, NumPy's creation functions make them. It cannot be
+    constructed: whatever the arguments, ``AdjointArray(...)`` raises ActivityError.
+
+    It has the attributes and methods of an ndarray of its shape and dtype (floats or complex numbers); views share memory
+    and derivatives. What would lose a derivative raises ActiveStoreError, use after the recording EscapedValueError. It
+    belongs to the thread that records.
+
+    >>> import numpy as np
+    >>> from cyad import AdjointArray, Tape
+    >>> with Tape() as tape:
+    ...     x = tape.variable(np.array([1.0, 2.0]))
+    ...     y = np.zeros(2)
+    ...     y[:] = x * x
+    >>> type(y) is AdjointArray, isinstance(y, np.ndarray), y.primal
+    (True, True, array([1., 4.]))
+    """
+
+    @cython.embedsignature(False)
     def __init__(self, *args, **kwargs):
         raise ActivityError("AdjointArray(...) cannot make an array; Tape.variable(x) and NumPy's creation functions do")
 
@@ -454,9 +482,10 @@ cdef class Tape(Recording):
 
     Inside `with`, NumPy's creation functions make arrays that can hold active values. After it the tape can be swept as often as
     needed; its values can no longer be computed with (EscapedValueError). A record takes 20 bytes, and 8 more for
-    each lane during a sweep; an operation on arrays takes one record and one object. At most 2**32 - 16 records (TapeError).
+    each lane during a sweep; an operation on arrays takes one record and one object.
 
-    A tape belongs to the thread that records it.
+    Raises TapeError where it is recorded twice, swept by two threads at once, or has more than 2**32 - 16 records; otherwise
+    errors are those of `autodiff`. A tape belongs to the thread that records it; afterwards any may sweep, one at a time.
 
     >>> import numpy as np
     >>> from cyad import Tape

@@ -84,8 +84,8 @@ cdef Row FLOOR_DIVIDE = rows_by_name["floor_divide"]
 cdef class Dual:
     """A real number with its tangents.
 
-    ``Dual(primal, tangent)`` with two floats, or with a tuple of W floats for a batch of W tangents. Arithmetic and NumPy's
-    functions follow the chain rule, f(x + t e) = f(x) + f'(x) t e with e^2 = 0:
+    ``Dual(primal, tangent)`` with two real floats, or with a tuple (list, vector) of W floats for a batch of W lanes.
+    Arithmetic and NumPy's functions follow the chain rule, f(x + t e) = f(x) + f'(x) t e with e^2 = 0:
 
     >>> import numpy as np
     >>> from cyad import Dual
@@ -95,7 +95,11 @@ cdef class Dual:
 
     It behaves as np.float64: comparisons and branches on its value, inf and nan instead of ZeroDivisionError. What would lose
     the tangents (`float(x)`, a store into a plain array) raises ActiveStoreError. Batches of different widths do
-    not mix (ActivityError). Immutable, so it can be shared between threads.
+    not mix (ActivityError).
+
+    Raises ActivityError for a primal that is no real float (integers included) or has no tangent, and for a batch of none;
+    TypeError for a tangent that is no real number. Immutable, so threads may share one; those of a differentiated call
+    belong to its thread.
     """
 
     __array_ufunc__ = None
@@ -425,8 +429,11 @@ cdef class DualArray(DuckArray):
 
     ``DualArray(primal, tangent)`` works on the caller's memory: `primal` is an array of floats, `tangent` one of the same
     shape and dtype, or a tuple of W such arrays for a batch (its tangents are then copied into one block and stay there:
-    read them with `.tangent`). In-place operations write both. ActivityError for shapes or dtypes that do not match, and for
-    integers.
+    read them with `.tangent`). In-place operations write both.
+
+    Raises ActivityError for shapes or dtypes that do not match, for integers, an empty tuple, and memory that is byte-swapped
+    or misaligned. As with an ndarray, any number of threads may read one, and one at a time write; those of a differentiated
+    call belong to its thread.
 
     >>> import numpy as np
     >>> from cyad import DualArray

@@ -172,8 +172,11 @@ def install_compiled():
 
 
 def ignore_derivatives(x):
-    """The value of x as a constant: numbers, arrays, or structures of these. Arrays are copied, so that they stay
-    what they are.
+    """The value of x as a constant: numbers, arrays, or structures of these, of the shapes and dtypes of x. Arrays are
+    copied, so that they stay what they are.
+
+    Raises nothing itself: outside of differentiated calls, and of what has no derivative, it is x or its copy; of a value
+    whose call has ended, it is the number. Any number of threads may call it.
 
     >>> from cyad import Active, Reverse, autodiff, ignore_derivatives
     >>> autodiff(Reverse, lambda x: x * ignore_derivatives(x), Active, Active(3.0))

@@ -169,7 +169,11 @@ def from_torch(fn):
 def parameters_of(module):
     """The parameters of a network as a dict of arrays by name, in the memory of the network.
 
-    A step of an optimiser that is written in NumPy, ``p[...] -= rate * g``, therefore trains the network.
+    Of the parameters' shapes and dtypes. A step of an optimiser that is written in NumPy, ``p[...] -= rate * g``,
+    therefore trains the network.
+
+    Raises AttributeError for what is no `torch.nn.Module`, TypeError for parameters that are not on the CPU or of a
+    dtype that NumPy has not (bfloat16). Any number of threads may call it; who writes an array writes the network.
 
     >>> import torch
     >>> from cyad.interop.torch import parameters_of
