@@ -30,7 +30,8 @@ _CONTAINERS = (tuple, list, dict, collections.deque)
 def inactive_type(cls):
     """Decorator or call: objects of a class hold no derivatives, whatever their attributes; they are never taken apart.
 
-    Raises TypeError for what is no class. For the whole process; meant to be said once, next to the class.
+    Raises TypeError for what is no class. For the whole process and all its threads; meant to be said once, next to the
+    class.
 
     >>> import numpy as np
     >>> import cyad

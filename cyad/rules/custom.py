@@ -18,8 +18,9 @@ returning NotImplemented says "not for these".
 Rejected: `functools.singledispatch` (one argument), registering by type of value (what is differentiated is a matter of
 activity; a rule that depends on values looks at them and declines), and hints evaluated at each call.
 
-Thread safety: calls in any number of threads; registering and removing rules while others differentiate is safe,
-and they see the change or not.
+Thread safety: calls in any number of threads. Rules belong to the process; registering and removing them while others
+differentiate is safe, and they see the change or not. One thread at a time changes the rules of a function: of two
+changes at once one may be lost.
 """
 import contextlib
 import functools
@@ -50,7 +51,8 @@ class AugmentedReturn(NamedTuple):
     """What an augmented_primal rule returns: the primal, the shadow of an array result (or None), the tape.
 
     `primal` may be None where the config does not need it. `shadow` may be None: cyad then makes one, and gives it
-    to the reverse rule as ``dret.dval``. `tape` is anything; the reverse rule gets it as it is.
+    to the reverse rule as ``dret.dval``. `tape` is anything; the reverse rule gets it as it is, in the thread that
+    sweeps. Raises nothing; what does not fit is an ActivityError of the call.
 
     >>> from cyad.rules import AugmentedReturn
     >>> AugmentedReturn(2.0, None, "kept").tape
@@ -65,7 +67,8 @@ class AugmentedReturn(NamedTuple):
 def needs_primal(config):
     """Whether the rule's result must hold the primal.
 
-    False only where the primitive itself is what `autodiff` was given, and nobody asked for the value.
+    False only where the primitive itself is what `autodiff` was given, and nobody asked for the value. Raises nothing;
+    a config belongs to the call that made it, and to its thread.
 
     >>> import cyad, numpy as np
     >>> @cyad.primitive
@@ -82,7 +85,7 @@ def needs_primal(config):
 
 
 def needs_shadow(config):
-    """Whether the rule's result must hold a shadow. See `needs_primal`, `AugmentedReturn`.
+    """Whether the rule's result must hold a shadow; errors and threads as for `needs_primal`. See `AugmentedReturn`.
 
     >>> import cyad
     >>> @cyad.primitive
@@ -102,7 +105,7 @@ def overwritten(config):
     function first.
 
     False wherever cyad puts memory back by itself, which is all that it tracks; True for mutable objects that it
-    knows nothing of.
+    knows nothing of. Errors and threads as for `needs_primal`.
 
     >>> import cyad, numpy as np
     >>> @cyad.primitive
@@ -427,8 +430,9 @@ def forward(f):
     ``Duplicated(primal, shadow)``, only the shadow or only the primal where `needs_primal`, `needs_shadow` say no
     more is wanted, or None for a function that returns nothing. `RT` is the activity of the return.
 
-    Raises MissingRuleError, in the call, where no rule takes the activities met; TypeError for functions that cyad
-    cannot see.
+    Raises TypeError for functions that cyad cannot see, and where the rule is no function or takes too few arguments;
+    ActivityError for hints that are no activities; in the call, MissingRuleError where no rule takes the activities
+    met, ActivityError where the rule returns something else. For the whole process: all threads see the rule.
 
     >>> import numpy as np
     >>> import cyad
@@ -451,6 +455,9 @@ def augmented_primal(f):
     Called as ``rule(config, func, RT, *args)``; returns ``AugmentedReturn(primal, shadow, tape)``. It must do
     everything that the function does to its arguments, also where the primal is not needed. Shadows have no values
     yet (reading gives NaN). See `reverse`.
+
+    Raises what `forward` does, in the call MissingRuleError also where there is no `reverse`. For the whole process:
+    all threads see the rule.
 
     >>> import cyad
     >>> from cyad import Active, Reverse, gradient, rules
@@ -482,6 +489,8 @@ def reverse(f):
     overwrote, and returns a tuple with one entry for each argument: the derivative for Active ones (a tuple of W of
     them for width W), None for all others.
 
+    Raises what `forward` does. For the whole process: all threads see the rule, which runs in the one that sweeps.
+
     >>> import numpy as np
     >>> import cyad
     >>> from cyad import Active, Const, Reverse, gradient, rules
@@ -509,8 +518,9 @@ def easy_rule(f):
     overwritten later. The arguments are those of the function's signature, with its defaults, where the rule takes
     as many. The function must neither write its arguments nor return views of them.
 
-    Raises ActivityError (a TypeError), in the call, where partials are too few, too many or of other shapes, and where
-    the function wrote an argument or returned a view of one.
+    Raises TypeError as `forward` does; ActivityError (also a TypeError), in the call, where partials are too few, too
+    many or of other shapes, and where the function wrote an argument or returned a view of one. For the whole process:
+    all threads see the rule.
 
     >>> import numpy as np
     >>> import cyad
@@ -530,6 +540,9 @@ def easy_rule(f):
 def has_rule(f, mode):
     """Whether calls of `f` are differentiated by a rule in this mode: one registered here, or for NumPy functions
     one of cyad's own.
+
+    `mode` is a `cyad.Mode`, of which it counts whether it is forward. Raises nothing: what cannot have a rule has none.
+    Any number of threads may call it.
 
     >>> import numpy as np
     >>> from cyad import Reverse
@@ -552,9 +565,10 @@ def _is_built_in(f):
 
 
 def remove(f, rule=None):
-    """Takes back a rule of `f`, or all of them.
+    """Takes back a rule of `f`, the function that was registered, or all of them: for the whole process.
 
-    Raises KeyError where there is none.
+    Raises KeyError where there is none. One thread at a time may change the rules of a function; calls of others that
+    run meanwhile see the change or not.
 
     >>> import cyad
     >>> from cyad import Forward, rules
@@ -589,6 +603,9 @@ def _forget(rules):
 @contextlib.contextmanager
 def scope():
     """Rules that this thread registers inside the ``with`` block are taken back at its end.
+
+    Until then all threads see them; what other threads register stays. Raises nothing itself; errors inside the block
+    pass through, and the rules are taken back.
 
     >>> import numpy as np
     >>> from cyad import Duplicated, Forward, autodiff, rules

@@ -73,6 +73,8 @@ class _Zero:
 class NoTangent(_Zero):
     """The cotangent of what has no derivative: the function itself, an integer, a string.
 
+    Immutable; threads may share one.
+
     >>> import cyad
     >>> cyad.NoTangent() == cyad.NoTangent(), 2.0 * cyad.NoTangent()
     (True, NoTangent())
@@ -82,7 +84,7 @@ class NoTangent(_Zero):
 
 
 class ZeroTangent(_Zero):
-    """A zero cotangent (or tangent) that nobody has to allocate.
+    """A zero cotangent (or tangent) that nobody has to allocate, of any shape. Immutable; threads may share one.
 
     >>> import cyad
     >>> cyad.ZeroTangent() + 3.0, cyad.ZeroTangent() * 3.0
@@ -111,7 +113,10 @@ class Thunk:
 
 
 def thunk(compute):
-    """A cotangent that costs something, put off: ``compute()`` is called if the argument turns out to be active.
+    """A cotangent that costs something, put off: ``compute()`` is called if the argument turns out to be active, once.
+
+    Raises ActivityError for what cannot be called; what `compute` raises passes through the sweep. A thunk belongs to
+    the thread that sweeps.
 
     >>> import numpy as np
     >>> import cyad
@@ -132,7 +137,7 @@ def thunk(compute):
 
 
 def unthunk(value):
-    """The value of a thunk; anything else as it is.
+    """The value of a thunk; anything else as it is. Raises what the thunk's function raises, in the calling thread.
 
     >>> import cyad
     >>> cyad.unthunk(cyad.thunk(lambda: 3.0)), cyad.unthunk(4.0)
@@ -149,7 +154,8 @@ class ProjectTo:
     A rule that computes in wider types, or in complex numbers for a real argument, ends with it. Axes of length one are
     put in or taken out; any other difference of shape is an ActivityError. Zeros stay zeros, thunks are projected when
     they are computed, and what has no derivative (integers, strings) has the cotangent NoTangent(). Tuples, lists and
-    dicts are projected entry by entry.
+    dicts are projected entry by entry; ActivityError where their lengths or types differ. Immutable; threads may share
+    one.
 
     >>> import numpy as np
     >>> import cyad
@@ -227,6 +233,9 @@ def rrule(f):
     the conjugate transpose, df/dRe + i df/dIm), a number for a number, a zero or a `thunk`. Keyword arguments have no
     derivatives. The rule must not write into its arguments, which it gets read-only, nor into ybar.
 
+    Raises ActivityError where `f` is no function; errors of the rule are those of `import_rrule`. For the whole
+    process: all threads find the rule.
+
     >>> import numpy as np
     >>> import cyad
     >>> def energy(x):
@@ -246,6 +255,9 @@ def frule(f):
     The rule is ``frule(tangents, *args, **kwargs) -> (y, ydot)``, or None to decline, with ydot = sum_k (dy/dx_k)
     tangents[k], in the structure of y. ``tangents[0]`` belongs to the function and is NoTangent(), as are those of
     arguments without derivatives; those of inactive numbers and arrays are zeros.
+
+    Raises ActivityError where `f` is no function; errors of the rule are those of `import_frule`. For the whole
+    process: all threads find the rule.
 
     >>> import numpy as np
     >>> import cyad
@@ -290,7 +302,7 @@ def import_rrule(f, *types, rrule=None):
 def import_frule(f, *types, frule=None):
     """A function like `f` whose calls are differentiated in forward mode by a ChainRules-style rule.
 
-    All is as for `import_rrule`; batches take one call of the rule for each lane.
+    All is as for `import_rrule`, errors and threads, too; batches take one call of the rule for each lane.
 
     >>> import numpy as np
     >>> import cyad

@@ -9,7 +9,21 @@ from cyad.errors import ActivityError
 
 
 class _Constant:
-    """The partial derivative of an easy_rule that is zero."""
+    """`Constant`: the partial derivative that is zero, for an `easy_rule` to return. Of any shape, in no memory.
+
+    Immutable; threads may share it.
+
+    >>> import numpy as np
+    >>> import cyad
+    >>> @cyad.primitive
+    ... def chosen(x, y):
+    ...     return 2.0 * x
+    >>> @cyad.rules.easy_rule(chosen)
+    ... def chosen_partials(out, x, y):
+    ...     return ((2.0 * np.eye(len(x)), cyad.rules.Constant),)
+    >>> cyad.jacobian(cyad.Reverse, chosen, np.ones(2), np.ones(3))[1].shape
+    (2, 3)
+    """
 
     __slots__ = ()
 
