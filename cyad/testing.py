@@ -66,8 +66,9 @@ def check_forward(f, RT, *pairs, rtol=None, atol=None, step=None, rng=None, kwar
     one, which is fixed by default. ``kwargs`` is a dict of arguments without derivatives.
 
     Raises AssertionError, with a message that names the argument and the entry with the largest error and gives both
-    numbers; what `f` and `autodiff` raise passes through. The values given are not changed. Any number of threads may
-    call it.
+    numbers; TypeError for pairs that are none and activities that have no meaning, ActivityError for a `step` or an
+    `rng` that is none; what `f` and `autodiff` raise passes through. The values given are not changed. One thread at a
+    time: the plain runs turn Python's warnings off, for the process.
 
     >>> import numpy as np
     >>> from cyad import Duplicated
@@ -163,11 +164,11 @@ def check_grads(f, *args, order=2, modes=("forward", "reverse"), widths=(1, 2), 
     """Checks the derivatives of ``f(*args, **kwargs)`` up to an order, in each mode, and of each mode through each.
 
     Order 1 is `check_forward` and `check_reverse` with every argument active that can be, for each of `widths` (numbers
-    among the arguments are Active, which excludes batches in reverse mode). Order n checks, likewise, the map
+    among the arguments are Active, which excludes batches in reverse mode), in lanes. Order n checks, likewise, the map
     G: (inputs) -> (return value, inputs after the call) differentiated once by each mode: a directional derivative, and
     the gradient of a random contraction.
 
-    Raises AssertionError as these do. Any number of threads may call it.
+    Raises ValueError for other `modes` than these two, and what `check_forward` does. One thread at a time, too.
 
     >>> import numpy as np
     >>> from cyad.testing import check_grads
