@@ -1,13 +1,15 @@
-"""What the documentation shows is run: the examples in docstrings of everything public, and the blocks of the pages."""
+"""What the documentation shows is run: the examples in the docstrings of modules, and the blocks of the pages.
+
+Docstrings of public names, and what they have to say: test_docstrings.py.
+"""
 import doctest
 import importlib
-import inspect
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from documented import ROOT, blocks_of, examples_of, run, run_blocks
+from documented import ROOT, blocks_of, run, run_blocks
 
 import cyad
 
@@ -16,29 +18,11 @@ PAGES = ["README.md", *filter(blocks_of, sorted(f"docs/{p.name}" for p in (ROOT 
                                                 if p.stem != "interop"))]
 MODULES = ["cyad", "cyad._adjoint", "cyad._dual", "cyad._structures", "cyad.rules.custom", *sorted(
     f"cyad.{p.stem}" for p in Path(cyad.__file__).parent.glob("*.py") if not p.stem.startswith("_"))]
-PUBLIC = {name: getattr(cyad, name) for name in cyad.__all__}
-CALLABLE = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing) or inspect.isroutine(thing)}
-
-# Variations on what the examples of their bases show, and what only cyad makes.
-WITHOUT_EXAMPLE = {
-    "Adjoint", "AdjointArray", "BatchDuplicatedNoNeed", "BatchMixedDuplicated", "DuplicatedNoNeed", "Ref",
-}
 
 
 def test_the_readme_names_everything_public():
     said = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]*)`", (ROOT / "README.md").read_text("utf-8")))))
     assert set(cyad.__all__) - said == set()
-
-
-@pytest.mark.parametrize("name", CALLABLE)
-def test_docstrings_of_public_names(name):
-    thing = CALLABLE[name]
-    assert thing.__doc__, f"{name} has no docstring"
-    examples = examples_of(thing, name)
-    if not (inspect.isclass(thing) and issubclass(thing, cyad.ADError)) and name not in WITHOUT_EXAMPLE:
-        assert examples, f"the docstring of {name} has no example"
-    for test in examples:
-        run(test)
 
 
 @pytest.mark.parametrize("name", MODULES)
