@@ -215,7 +215,7 @@ def test_shuffles_along_other_axes():
 
 
 def test_the_switch_turns_libraries_off_and_on():
-    """A function of pybind11's, one of Cython's, a method, a subscript: what is called inside when all is off is the original."""
+    """Functions of pybind11 and Cython, methods, subscripts: what is called inside while all is off is the original."""
     calls = [scipy.fft._pocketfft.pypocketfft.good_size, scipy.linalg.cython_lapack._test_dlamch, np.ndarray.cumsum]
     before, plain = sorted(_redirect.installed()), np.linspace(0.0, 1.0, 5)
     assert len(before) > 500
