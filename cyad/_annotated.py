@@ -50,7 +50,9 @@ def annotate(f, args, kwargs):
 
 
 def is_structured(annotation):
-    return not isinstance(annotation, Const) and is_structure(annotation.val)
+    """Whether it goes by its leaves; a number or an array whose shadow is in a Ref is a structure of one."""
+    return isinstance(annotation, (MixedDuplicated, BatchMixedDuplicated)) or \
+        not isinstance(annotation, Const) and is_structure(annotation.val)
 
 
 def _leaf_annotations(name, mode, a, rebuild):
