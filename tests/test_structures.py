@@ -481,4 +481,4 @@ def test_a_number_or_an_array_whose_shadow_is_in_a_ref():
         for got, want in ((ref, expected), (lanes[0], expected), (lanes[1], expected + 1.0)):
             assert_allclose(got.value, want)
     with pytest.raises(ActivityError, match="the shadow of a number is a number"):
-        cyad.autodiff(Reverse, lambda v: v, cyad.MixedDuplicated(3.0, Ref(np.zeros(2))))
+        cyad.autodiff(Reverse, lambda v: v, cyad.MixedDuplicated(3.0, cyad.Ref(np.zeros(2))))
