@@ -475,7 +475,7 @@ def test_an_array_of_a_list_that_holds_itself(mode):
 
 def test_a_number_or_an_array_whose_shadow_is_in_a_ref():
     for value, zero, expected in ((3.0, 0.0, 6.0), (np.arange(3.0), np.zeros(3), 2 * np.arange(3.0))):
-        ref, lanes = cyad.Ref(zero), (cyad.Ref(zero), cyad.Ref(zero + 1.0))
+        ref, lanes = cyad.Ref(zero + 0.0), (cyad.Ref(zero + 0.0), cyad.Ref(zero + 1.0))
         assert cyad.autodiff(Reverse, lambda v: np.sum(v * v), cyad.MixedDuplicated(value, ref)) == ((None,),)
         assert cyad.autodiff(Reverse, lambda v: np.sum(v * v), cyad.BatchMixedDuplicated(value, lanes)) == ((None,),)
         for got, want in ((ref, expected), (lanes[0], expected), (lanes[1], expected + 1.0)):
