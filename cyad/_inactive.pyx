@@ -79,6 +79,8 @@ cdef object apart(object value, list arrays, object f):
                     "y.copy(), or call the function without cyad.inactive")
             return aliased(tracked, value)
         return value
+    if type(value) is tuple:
+        return tuple([apart(v, arrays, f) for v in <tuple>value])
     if arrays and is_structure(value):
         leaves, rebuild = flatten(value)
         return rebuild([apart(v, arrays, f) for v in leaves])

@@ -9,6 +9,13 @@ import operator
 
 import numpy as np
 import pytest
+import scipy.fft
+import scipy.interpolate
+import scipy.linalg
+import scipy.ndimage
+import scipy.signal
+import scipy.sparse
+import scipy.special
 from numpy.testing import assert_allclose, assert_array_equal
 
 import cyad
@@ -21,7 +28,7 @@ PICK = np.array([3, 1, 2, 0, 5, 4])
 EXPRESSIONS = """
 0.5*X   X+0.0   -X   +X   X**2   X/3   X@np.eye(12)   X % 0.7   X//0.1   X-X[::-1]   M.T*2.0   X[2:-2]*1.0
 (X > 0.5)*X   1.0*X.astype(int)   np.sin(X)   np.exp(-X)   np.multiply(X,2.0)   np.hypot(X,X)   np.arctan2(X,1.0)
-np.clip(X,0.3,1.0)   np.negative(X,where=X>0)   np.modf(X)[0]   np.frexp(X)[0]   np.divmod(X,0.3)[1]
+np.clip(X,0.3,1.0)   np.negative(X,where=X>0,out=None)   np.modf(X)[0]   np.frexp(X)[0]   np.divmod(X,0.3)[1]
 np.sin(X,dtype=np.float64)   np.sqrt(X+0j)   X[PICK]   X[X>0.5]   M[:,[0,2]]   M[[0,2]]   M[np.ix_([0,1],[1,2])]
 X[[1,2,3]]   np.cumsum(X)   np.outer(X,X)   np.einsum("ij->j",M)   np.einsum("ij->ji",M)+0.0   np.tile(X,2)
 np.sort(X)   np.interp(X,X,X)   np.dot(M.T,M)   np.kron(X,X)   np.roll(X,1)   np.concatenate([X,X])
@@ -37,6 +44,10 @@ np.random.default_rng(3).random(12)   np.random.RandomState(3).rand(12)   np.ran
 np.random.default_rng(3).standard_normal(12)   np.random.default_rng(3).permutation(X)
 np.random.default_rng(3).choice(X,5)   np.random.default_rng(3).uniform(X,X+1)   np.array([0.5*x for x in X])
 np.array(list(map(float,X)))   np.asarray([X,X])   np.linspace(0.0,1.0,5)   np.loadtxt(["1 2","3 4"])*1.0
+scipy.linalg.solve(2*np.eye(12),X)   scipy.linalg.cholesky(M@M.T+np.eye(3))   scipy.fft.dct(X)
+scipy.ndimage.gaussian_filter(X,1.0)
+scipy.special.erf(X)   scipy.signal.lfilter([0.5],[1.0,0.2],X)   scipy.interpolate.CubicSpline(X,X)(X)
+scipy.sparse.eye(12)@X
 """.split("\n")
 EXPRESSIONS = [e for line in EXPRESSIONS for e in line.split("   ") if e]
 MODES = pytest.mark.parametrize("mode", [Forward, Reverse], ids=["forward", "reverse"])
@@ -49,7 +60,7 @@ def test_what_is_computed_from_captured_arrays_takes_active_values(expression, m
     before = X.copy()
 
     def f(a):
-        u = eval(code, {"np": np, "X": X, "M": M, "PICK": PICK})
+        u = eval(code, {"np": np, "scipy": scipy, "X": X, "M": M, "PICK": PICK})
         u[0] = a * np.ravel(u)[0]
         u *= 1.0 + a * a
         u[1:] -= np.sin(a) * u[:-1]
@@ -93,6 +104,7 @@ def test_compiled_callers_get_plain_arrays():
                  lambda: sum([X, X])) == [np.ndarray] * 6
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
 def test_views_and_subclasses_stay_what_they_are():
     matrix, masked = np.asmatrix(M[:, :3]), np.ma.masked_array(X, X > 1)
     assert kinds(lambda: X[1:], lambda: np.reshape(X, (3, 4)), lambda: M.T, lambda: X.ravel(), lambda: X[None],
