@@ -11,6 +11,7 @@ plain memory, what it makes is plain.
 Thread safety: the current call is thread-local; libraries are caught under the import lock of `sys.modules`' users,
 once each.
 """
+import builtins
 import importlib.machinery
 import itertools
 import math
@@ -302,6 +303,17 @@ class _PlainNumPy(types.ModuleType):
 _plain_numpy = _PlainNumPy("numpy", np.__doc__)
 
 
+def _is_of(value, module):
+    """Whether an extension module, or its package, made it, and did not import it (functools.reduce, dict)."""
+    if isinstance(value, types.BuiltinFunctionType) and value.__self__ is module:
+        return True
+    home = getattr(value, "__module__", None)
+    if home == "builtins" and isinstance(value, type):   # of types whose names in C have no module
+        return getattr(builtins, value.__name__, None) is not value
+    return type(value).__name__ == "fortran" or \
+        isinstance(home, str) and home.partition(".")[0] == module.__name__.partition(".")[0]
+
+
 def catch_libraries():
     """Looks after the modules imported since the last time: ufuncs are redirected, compiled callers are not."""
     if len(sys.modules) == len(_seen) or not REDIRECTED:
@@ -315,9 +327,11 @@ def catch_libraries():
         _redirect.redirect_module_ufuncs(module)
         if name.startswith("numpy._core"):
             continue
-        if name.partition(".")[0] not in _OWN_WAYS:
-            for value in list(vars(module).values()):
-                _redirect.redirect_compiled(vars(value).values() if isinstance(value, type) else (value,))
+        if module.__name__.partition(".")[0] not in _OWN_WAYS:   # math has other names, too, in sys.modules
+            own = [value for value in vars(module).values() if _is_of(value, module)]
+            _redirect.redirect_compiled(own)
+            for cls in filter(lambda value: isinstance(value, type), own):
+                _redirect.redirect_compiled([method for key, method in vars(cls).items() if not key.startswith("__")])
         for key, value in list(vars(module).items()):
             if value is np:
                 setattr(module, key, _plain_numpy)

@@ -747,6 +747,8 @@ static int cyad_enlarge_table(void)
     return 1;
 }
 
+static PyObject *cyad_compiled_call(PyObject *, PyObject *const *, size_t, PyObject *);
+
 /* The original, whatever the arguments. tp_call may look for a vectorcall: while it runs there is none, and whoever calls meanwhile,
  * in another thread, calls the original, too. */
 static PyObject *cyad_call_compiled(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
@@ -769,10 +771,10 @@ static PyObject *cyad_call_compiled(PyObject *callable, PyObject *const *args, s
         Py_XDECREF(keywords);
         return result;
     }
-    vectorcallfunc *slot = cyad_vectorcall_slot(callable), ours = *slot;
+    vectorcallfunc *slot = cyad_vectorcall_slot(callable);
     *slot = NULL;
     PyObject *out = cyad_tp_call(callable, args, PyVectorcall_NARGS(nargsf), kwnames);
-    *slot = ours;
+    *slot = cyad_find(callable)->on ? cyad_compiled_call : NULL;
     return out;
 }
 
