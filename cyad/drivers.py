@@ -151,9 +151,9 @@ def hvp(f, x, v, /, *args, out=None, **kwargs):
     structure of `x`; by a float (np.float64) it is a Python float. Further arguments and keywords are passed on and not
     differentiated.
 
-    It costs a small multiple of a gradient, whatever the size of `x`: one recording and a sweep of second order. Where
-    some operation has none, `f` is called again, for forward over reverse mode. ``out``, an array of the shape of `x`,
-    receives the product by an array.
+    It costs one recorded run and one sweep of second order, whatever the size of `x`. Where some operation has none,
+    `f` is called again, for forward over reverse mode. ``out``, an array of the shape of `x`, receives the product by
+    an array.
 
     Raises ActivityError where `v` does not match `x`, for complex and integer arguments, for an `out` that does not fit
     or shares memory with an argument, and for functions that do not return a real scalar. Any number of threads may

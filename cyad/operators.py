@@ -2,7 +2,7 @@
 
 SciPy's iterative solvers and optimisers take a `LinearOperator`; these make one of a function and a point. A product
 with a Jacobian costs one forward run, one with its transpose a sweep of a recording that is made once, one with a
-Hessian a small multiple of a gradient. SciPy is imported when they are called, not before.
+Hessian a forward run of the gradient. SciPy is imported when they are called, not before.
 
 Thread safety: an operator belongs to one thread at a time; different ones to any.
 """
@@ -71,9 +71,10 @@ def jacobian_operator(f, x, /, *args, **kwargs):
 def hessian_operator(f, x, /, *args, **kwargs):
     """The Hessian of `f` at the array `x` as a ``scipy.sparse.linalg.LinearOperator`` of shape (x.size, x.size).
 
-    H[i, j] = d2f/dx_i dx_j, in the dtype of `x`. Products ``H @ v`` cost what `hvp` does, those with the columns of a
-    matrix one batched run. Arrays with several axes count row by row. `x` may change afterwards: the operator has a
-    copy. Further arguments and keywords are passed on and not differentiated.
+    H[i, j] = d2f/dx_i dx_j, in the dtype of `x`. A product ``H @ v`` is forward over reverse mode, one with the columns
+    of a matrix one batched run of it: in loops over elements `hvp`, which sweeps in second order, takes a hundredth of
+    that. Arrays with several axes count row by row. `x` may change afterwards: the operator has a copy. Further
+    arguments and keywords are passed on and not differentiated.
 
     Raises ActivityError where `x` is no array of real floats and, at the first product, where `f` does not return a
     real scalar; ImportError where SciPy is missing. Any number of threads may call it; an operator belongs to one at a

@@ -284,3 +284,21 @@ def test_a_hessian_by_sweeps_is_symmetric_and_the_nested_one():
         H = cyad.hessian(f, x.copy())
         np.testing.assert_allclose(H, H.T, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(H, cyad.hessian(f, x.copy(), chunk=2), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("ufunc, x, limit", [(np.log, 0.0, -np.inf), (np.sqrt, 0.0, -np.inf), (np.arcsin, 1.0, np.inf),
+                                             (np.arccos, 1.0, -np.inf)])
+def test_second_derivatives_where_the_first_is_infinite(ufunc, x, limit):
+    """What docs/existing-code.md says of them."""
+    f, x = lambda x: np.sum(ufunc(x)), np.array([x, 0.5])
+    with np.errstate(all="ignore"):
+        for strong in (False, True):
+            forward, reverse = (m.with_strong_zero() if strong else m for m in (cyad.Forward, cyad.Reverse))
+            for outer in (forward, reverse):
+                for inner in (forward, reverse):
+                    rows = cyad.jacobian(outer, lambda x, inner=inner: cyad.gradient(inner, f, x)[0], x)[0]
+                    np.testing.assert_array_equal(rows[0], [limit, np.nan if outer is cyad.Forward else 0.0])
+        known = ufunc is np.sqrt
+        np.testing.assert_array_equal(cyad.hessian(f, x)[0], [limit, 0.0] if known else np.nan)
+        np.testing.assert_array_equal(cyad.hvp(f, x, np.array([0.0, 1.0]))[0], 0.0 if known else np.nan)
+        np.testing.assert_array_equal(cyad.hessian(f, x, chunk=1)[0], [limit, np.nan])

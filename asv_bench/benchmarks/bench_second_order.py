@@ -32,9 +32,12 @@ class Jacobians(_Compared, _ByHand, _Taped):
 
 
 class Curvature(_Compared, _Taped):
-    """Of the log of a sum of exponentials of linear functions, and of a loop over elements."""
+    """Of the log of a sum of exponentials of linear functions, and of a loop over elements.
 
-    params = [["hvp", "hvp_and_gradient", "hessian"], ["arrays", "elements"]]
+    Nested is forward over reverse mode, which sweeps of second order spare.
+    """
+
+    params = [["gradient", "hvp", "hvp_and_gradient", "hessian", "nested"], ["arrays", "elements"]]
     param_names = ["product", "program"]
 
     def setup(self, product, program):
@@ -49,7 +52,13 @@ class Curvature(_Compared, _Taped):
             for i in range(1, 40):
                 s += x[i] * x[i] * x[i - 1]
             return s
-        f, operator = {"arrays": arrays, "elements": elements}[program], getattr(cyad, product)
+        f = {"arrays": arrays, "elements": elements}[program]
         self.f, self.args = f, (x,)
         self.plain = lambda: f(x)
-        self.derivative = (lambda: operator(f, x)) if product == "hessian" else lambda: operator(f, x, v)
+        self.derivative = {
+            "gradient": lambda: cyad.grad(f)(x),
+            "hvp": lambda: cyad.hvp(f, x, v),
+            "hvp_and_gradient": lambda: cyad.hvp_and_gradient(f, x, v),
+            "hessian": lambda: cyad.hessian(f, x),
+            "nested": lambda: cyad.jvp(cyad.grad(f), (x,), (v,)),
+        }[product]
