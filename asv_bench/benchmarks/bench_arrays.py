@@ -1,8 +1,8 @@
 """Whole-array code: small arrays, where the cost is dispatch, and large ones, where it is memory traffic."""
 import numpy as np
-from peers.workloads import chain, rosenbrock
+from peers.workloads import chain, logistic_regression, rosenbrock
 
-from .common import _ReverseGradient
+from .common import _Compared, _ReverseGradient
 
 
 class SmallLayers(_ReverseGradient):
@@ -69,3 +69,18 @@ class Regression(_ReverseGradient):
         def f(w):
             return np.mean(np.logaddexp(0.0, -sign * (features @ w)))
         self.f, self.args = f, (rng.normal(size=d) * 0.1,)
+
+
+class RegressionParts(_Compared):
+    """What logistic regression and its gradient are made of, each part beside the plain run."""
+
+    params = [["X @ w", "logaddexp", "X.T @ g", "exp"]]
+    param_names = ["part"]
+
+    def setup(self, part):
+        problem = logistic_regression(100_000)
+        X, w, f = problem.data[0], problem.x, problem.source(np)
+        z, g = X @ w, np.ones(100_000)
+        self.plain = lambda: f(w)
+        self.derivative = {"X @ w": lambda: X @ w, "logaddexp": lambda: np.logaddexp(0.0, z),
+                           "X.T @ g": lambda: X.T @ g, "exp": lambda: np.exp(z)}[part]
