@@ -11,6 +11,8 @@ plain memory, what it makes is plain.
 Thread safety: the current call is thread-local; libraries are caught under the import lock of `sys.modules`' users,
 once each.
 """
+import _functools
+import _operator
 import builtins
 import importlib.machinery
 import itertools
@@ -199,6 +201,13 @@ def _method(name):
     return call
 
 
+def _never(original, *args, **kwargs):
+    raise AssertionError("the gate for results opened")
+
+
+_OPERATORS = ("abs", "add", "floordiv", "getitem", "matmul", "mod", "mul", "neg", "pos", "pow", "sub", "truediv")
+
+
 def _ndarray_call(original, *args, **kwargs):
     return track(original(*args, **kwargs))
 
@@ -357,7 +366,7 @@ def _install():
     for method in ("at", "reduce", "accumulate", "reduceat", "outer"):
         def handler(original, ufunc, *args, _method=method, **kwargs):
             return _dispatch.call_ufunc_tracked(ufunc, _method, args, kwargs)
-        _redirect.redirect(np.ufunc, method, "types", handler)
+        _redirect.redirect(np.ufunc, method, "fresh", handler)
     for name, function in _handlers.items():
         original = _redirect.redirect(np, name, "context", function)
         _plain_functions[name] = original
@@ -373,6 +382,11 @@ def _install():
     for name in ("choose", "clip", "compress", "conj", "conjugate", "cumprod", "cumsum", "dot", "flatten", "max",
                  "mean", "min", "prod", "ravel", "repeat", "round", "std", "sum", "take", "trace", "var"):
         _redirect.redirect(np.ndarray, name, "fresh", _method(name))
+    # They call the operators from compiled code, but return to the user's.
+    for owner, names in ((builtins, ("abs", "divmod", "pow", "sum")), (_functools, ("reduce",)),
+                         (_operator, _OPERATORS)):
+        for name in names:
+            _redirect.redirect(owner, name, "result", _never)
     install_compiled()
     for generator in (np.random.Generator, np.random.RandomState):
         _redirect.redirect_compiled([method for name, method in vars(generator).items() if not name.startswith("_")])

@@ -29,7 +29,7 @@
 
 typedef PyObject *(*cyad_handler)(PyObject *callee, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 
-enum { CYAD_CLOSED, CYAD_CONTEXT, CYAD_TYPES, CYAD_FRESH };
+enum { CYAD_CLOSED, CYAD_CONTEXT, CYAD_TYPES, CYAD_FRESH, CYAD_RESULT };
 
 
 /* ---------------------------------------------------------------------------------------------------------------
@@ -403,10 +403,10 @@ typedef PyObject *(*cyad_fast_keywords)(PyObject *, PyObject *const *, Py_ssize_
 /* `scan` is evaluated only where the gate looks at types. */
 #define CYAD_IS_OPEN(s, scan) \
     CYAD_UNLIKELY((s)->gate == CYAD_CONTEXT ? cyad_context != NULL \
-                  : (s)->gate != CYAD_CLOSED && (scan))
+                  : ((s)->gate == CYAD_TYPES || (s)->gate == CYAD_FRESH) && (scan))
 
 /* What the original returned, looked at where the gate says so. */
-#define CYAD_RETURNED(s, out) ((s)->gate == CYAD_FRESH ? cyad_looked_at(out) : (out))
+#define CYAD_RETURNED(s, out) ((s)->gate >= CYAD_FRESH ? cyad_looked_at(out) : (out))
 
 static inline PyObject *cyad_noargs(cyad_slot *s, PyObject *self, PyObject *unused)
 {

@@ -8,6 +8,7 @@ call. Its function pointer is replaced by a *trampoline* of the same calling con
 - ``"types"``: is an argument, a keyword's value or the receiver of a registered type, exactly, or (inside a call) a list
   that holds such? (``math``, ufuncs)
 - ``"fresh"``: the same; and what the original returns is looked at (methods of arrays)
+- ``"result"``: never; what it returns is looked at (Python's ``abs``, ``sum``)
 
 Closed, the original gets the call as it came. Open, ``handler(original, *args, **kwargs)`` does; for a method the first
 of the arguments is the receiver; ``original`` always calls the original. Ufuncs have a pointer of their own in their
@@ -123,7 +124,7 @@ class RedirectError(ADError, RuntimeError):
     """A call cannot be redirected: by its nature, on this interpreter, or because somebody turned it off."""
 
 
-cdef list _GATES = ["closed", "context", "types", "fresh"]  # by the values of the C enum
+cdef list _GATES = ["closed", "context", "types", "fresh", "result"]  # by the values of the C enum
 cdef tuple _types = ()
 cdef list _ufuncs = []
 cdef list _dispatchers = []
@@ -201,7 +202,7 @@ def redirect(owner, str name not None, str gate not None, handler):
     ----------
     owner : a module, or a type whose own method it is. Where the attribute of a module is one of NumPy's dispatchers
         (``np.empty_like``), the C function behind it is redirected.
-    gate : ``"context"``, ``"types"`` or ``"fresh"``.
+    gate : ``"context"``, ``"types"``, ``"fresh"`` or ``"result"``.
     handler : called as ``handler(original, *args, **kwargs)``, for a method as ``handler(original, self, *args,
         **kwargs)``. The context is as the caller had it: a handler that uses redirected functions itself calls their
         `original`, or runs without context.
@@ -300,7 +301,7 @@ cdef void _close_slot(cyad_slot* slot, int convention) noexcept:
 cdef int _gate_of(str gate) except -1:
     if gate in _GATES[1:]:
         return _GATES.index(gate)
-    raise ValueError(f"the gate must be 'context', 'types' or 'fresh', not {gate!r}")
+    raise ValueError(f"the gate must be 'context', 'types', 'fresh' or 'result', not {gate!r}")
 
 
 cdef int _check_allowed() except -1:

@@ -12,6 +12,7 @@ from cyad._arguments import stands_in
 from cyad._calls import Call, Restored
 from cyad._creation import catch_libraries
 from cyad._dual import push_lanes
+from cyad._second import plain_curvature
 from cyad._sweeps import Recorded
 from cyad.activity import Const
 from cyad.drivers import Slopes
@@ -71,9 +72,9 @@ def jacobian_operator(f, x, /, *args, **kwargs):
 def hessian_operator(f, x, /, *args, **kwargs):
     """The Hessian of `f` at the array `x` as a ``scipy.sparse.linalg.LinearOperator`` of shape (x.size, x.size).
 
-    H[i, j] = d2f/dx_i dx_j, in the dtype of `x`. A product ``H @ v`` is forward over reverse mode, one with the columns
-    of a matrix one batched run of it: in loops over elements `hvp`, which sweeps in second order, takes a hundredth of
-    that. Arrays with several axes count row by row. `x` may change afterwards: the operator has a copy. Further
+    H[i, j] = d2f/dx_i dx_j, in the dtype of `x`. A product ``H @ v`` is that of `hvp`, one with the columns of a matrix
+    one recording and a sweep for each, where they can be swept; otherwise forward over reverse mode, all columns in one
+    run. Arrays with several axes count row by row. `x` may change afterwards: the operator has a copy. Further
     arguments and keywords are passed on and not differentiated.
 
     Raises ActivityError where `x` is no array of real floats and, at the first product, where `f` does not return a
@@ -89,9 +90,16 @@ def hessian_operator(f, x, /, *args, **kwargs):
     call = _call("hessian_operator", f, x, args, kwargs)
     restored = Restored(call.leaves + call.fixed)
     slopes, shape, n = Slopes(call), call.leaves[0].shape, call.leaves[0].size
+    nests = []   # what has shown that it cannot be swept
 
     def push(V):
         block = np.array(V.T.reshape(-1, *shape), call.leaves[0].dtype, order="C")
+        swept = None if nests else plain_curvature(
+            call.run, call.leaves, [[direction] for direction in block], call.fixed, call.fixed_names, gradient=False)
+        restored.restore()
+        if swept is not None:
+            return np.reshape(swept[0], (len(block), n)).T
+        nests.append(True)
         tangents = push_lanes(slopes, [block], len(block))[3][0]
         restored.restore()
         return tangents.reshape(len(block), n).T

@@ -5,6 +5,7 @@ generators). It is then written with active values; derivatives are compared wit
 captured arrays must come out as they went in.
 """
 import functools
+import itertools
 import operator
 
 import numpy as np
@@ -15,7 +16,7 @@ import scipy.linalg
 import scipy.ndimage
 import scipy.signal
 import scipy.sparse
-import scipy.special
+import scipy.special  # noqa: F401  (the table of expressions calls it)
 from numpy.testing import assert_allclose, assert_array_equal
 
 import cyad
@@ -48,6 +49,8 @@ scipy.linalg.solve(2*np.eye(12),X)   scipy.linalg.cholesky(M@M.T+np.eye(3))   sc
 scipy.ndimage.gaussian_filter(X,1.0)
 scipy.special.erf(X)   scipy.signal.lfilter([0.5],[1.0,0.2],X)   scipy.interpolate.CubicSpline(X,X)(X)
 scipy.sparse.eye(12)@X
+abs(X)   divmod(X,0.3)[1]   pow(X,2)   sum([X,X])   functools.reduce(operator.add,[X,X])   operator.mul(X,2.0)
+np.add.outer(X,X)   np.add.accumulate(X)   np.multiply.reduce(np.outer(X,X))   operator.getitem(X,PICK)
 """.split("\n")
 EXPRESSIONS = [e for line in EXPRESSIONS for e in line.split("   ") if e]
 MODES = pytest.mark.parametrize("mode", [Forward, Reverse], ids=["forward", "reverse"])
@@ -60,7 +63,7 @@ def test_what_is_computed_from_captured_arrays_takes_active_values(expression, m
     before = X.copy()
 
     def f(a):
-        u = eval(code, {"np": np, "scipy": scipy, "X": X, "M": M, "PICK": PICK})
+        u = eval(code, globals())
         u[0] = a * np.ravel(u)[0]
         u *= 1.0 + a * a
         u[1:] -= np.sin(a) * u[:-1]
@@ -99,9 +102,8 @@ def kinds(*makers):
 
 def test_compiled_callers_get_plain_arrays():
     # They take what NumPy returns for an ndarray, often without a check: here C code of Python's asks, and no bytecode.
-    assert kinds(lambda: operator.mul(X, 2.0), lambda: next(map(np.sin, [X])), lambda: operator.getitem(X, PICK),
-                 lambda: functools.reduce(operator.add, [X, X]), lambda: functools.partial(np.multiply, 2.0)(X),
-                 lambda: sum([X, X])) == [np.ndarray] * 6
+    assert kinds(lambda: next(map(np.sin, [X])), lambda: functools.partial(np.multiply, 2.0)(X),
+                 lambda: next(itertools.accumulate([X, X], np.add)), lambda: np.add(*[X, X])) == [np.ndarray] * 4
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass")
