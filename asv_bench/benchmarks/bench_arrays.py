@@ -1,5 +1,6 @@
 """Whole-array code: small arrays, where the cost is dispatch, and large ones, where it is memory traffic."""
 import numpy as np
+from peers.by_hand import chain_gradient, logreg_gradient, rosenbrock_gradient
 from peers.workloads import chain, logistic_regression, rosenbrock
 
 from .common import _Compared, _ReverseGradient
@@ -13,7 +14,7 @@ class SmallLayers(_ReverseGradient):
 
     def setup(self, calls, k=8):
         rng = np.random.default_rng(4)
-        rows = rng.normal(size=(calls, k))
+        rows, w, b = rng.normal(size=(calls, k)), rng.normal(size=(k, k)) * 0.3, rng.normal(size=k)
 
         def f(w, b):
             s = 0.0
@@ -21,7 +22,16 @@ class SmallLayers(_ReverseGradient):
                 y = np.tanh(w @ x + b)
                 s += np.sum(y * y)
             return s
-        self.f, self.args = f, (rng.normal(size=(k, k)) * 0.3, rng.normal(size=k))
+
+        def by_hand():
+            dw, db = np.zeros_like(w), np.zeros_like(b)
+            for x in rows:
+                y = np.tanh(w @ x + b)
+                before = 2.0 * y * (1.0 - y * y)
+                db += before
+                dw += before[:, None] * x
+            return dw, db
+        self.f, self.args, self.by_hand = f, (w, b), by_hand
 
 
 class Chain(_ReverseGradient):
@@ -31,8 +41,7 @@ class Chain(_ReverseGradient):
     param_names = ["n"]
 
     def setup(self, n):
-        problem = chain(n)
-        self.f, self.args = problem.source(np), (problem.x,)
+        self.take(chain(n), chain_gradient)
 
 
 class Rosenbrock(_ReverseGradient):
@@ -40,8 +49,7 @@ class Rosenbrock(_ReverseGradient):
     param_names = ["n"]
 
     def setup(self, n):
-        problem = rosenbrock(n)
-        self.f, self.args = problem.source(np), (problem.x,)
+        self.take(rosenbrock(n), rosenbrock_gradient)
 
 
 class Transcendental(_ReverseGradient):
@@ -49,10 +57,17 @@ class Transcendental(_ReverseGradient):
     param_names = ["n"]
 
     def setup(self, n):
+        rng = np.random.default_rng(6)
+        x, y = rng.normal(size=n), rng.normal(size=n)
+
         def f(x, y):
             return np.sum(np.exp(-x * x) * np.log1p(y * y) / np.sqrt(1.0 + x * x))
-        rng = np.random.default_rng(6)
-        self.f, self.args = f, (rng.normal(size=n), rng.normal(size=n))
+
+        def by_hand():
+            xx, yy = x * x, y * y
+            common = np.exp(-xx) / np.sqrt(1.0 + xx)
+            return -common * np.log1p(yy) * x * (2.0 + 1.0 / (1.0 + xx)), 2.0 * common * y / (1.0 + yy)
+        self.f, self.args, self.by_hand = f, (x, y), by_hand
 
 
 class Regression(_ReverseGradient):
@@ -61,14 +76,8 @@ class Regression(_ReverseGradient):
     params = [100_000]
     param_names = ["n"]
 
-    def setup(self, n, d=50):
-        rng = np.random.default_rng(7)
-        features = rng.normal(size=(n, d))
-        sign = np.sign(rng.normal(size=n) + features[:, 0])
-
-        def f(w):
-            return np.mean(np.logaddexp(0.0, -sign * (features @ w)))
-        self.f, self.args = f, (rng.normal(size=d) * 0.1,)
+    def setup(self, n):
+        self.take(logistic_regression(n), logreg_gradient)
 
 
 class RegressionParts(_Compared):

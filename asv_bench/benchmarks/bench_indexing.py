@@ -1,7 +1,7 @@
 """Reading and writing parts of an array: elements, slices, lists of indices, masks; views and copies."""
 import numpy as np
 
-from .common import _ByHand, _ReverseGradient
+from .common import _ReverseGradient
 
 N = 10_000
 AT = np.random.default_rng(11).integers(0, N, size=N)
@@ -88,7 +88,7 @@ BY_HAND = {
 }
 
 
-class Indexing(_ReverseGradient, _ByHand):
+class Indexing(_ReverseGradient):
 
     params = [list(ACCESSES)]
     param_names = ["access"]

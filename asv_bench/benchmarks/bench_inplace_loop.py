@@ -1,6 +1,7 @@
 """Loops that fill and overwrite memory of their own, by elements and by slices."""
 import numpy as np
-from peers.workloads import inplace_loop
+from peers.by_hand import inplace_loop_gradient, stencil_gradient
+from peers.workloads import inplace_loop, stencil
 
 from .common import _ReverseGradient
 
@@ -12,8 +13,7 @@ class Recurrence(_ReverseGradient):
     param_names = ["n"]
 
     def setup(self, n):
-        problem = inplace_loop(n)
-        self.f, self.args = problem.source(np), (problem.x,)
+        self.take(inplace_loop(n), inplace_loop_gradient)
 
 
 class Overwriting(_ReverseGradient):
@@ -23,26 +23,37 @@ class Overwriting(_ReverseGradient):
     param_names = ["n"]
 
     def setup(self, n):
+        x = np.random.default_rng(2).normal(size=n)
+
         def f(x):
             u = x.copy()
             for _ in range(3):
                 for i in range(1, n - 1):
                     u[i] = 0.5 * u[i] + 0.25 * u[i - 1] * u[i + 1]
             return np.sum(u)
-        self.f, self.args = f, (np.random.default_rng(2).normal(size=n),)
+
+        def by_hand():
+            sweeps, g = [x.tolist()], [1.0] * n
+            for _ in range(3):
+                u = sweeps[-1].copy()
+                for i in range(1, n - 1):
+                    u[i] = 0.5 * u[i] + 0.25 * u[i - 1] * u[i + 1]
+                sweeps.append(u)
+            for old, new in zip(sweeps[-2::-1], sweeps[:0:-1], strict=True):
+                for i in range(n - 2, 0, -1):
+                    quarter = 0.25 * g[i]
+                    g[i] = 2.0 * quarter
+                    g[i - 1] += quarter * old[i + 1]
+                    g[i + 1] += quarter * new[i - 1]
+            return np.array(g)
+        self.f, self.args, self.by_hand = f, (x,), by_hand
 
 
 class Stencil(_ReverseGradient):
-    """Slices of two buffers that change places."""
+    """Slices of two buffers that write each other."""
 
     params = [32, 256]
     param_names = ["n"]
 
     def setup(self, n):
-        def f(a):
-            u, new = a.copy(), a.copy()
-            for _ in range(20):
-                new[1:-1, 1:-1] = 0.2 * (u[1:-1, 1:-1] + u[1:-1, :-2] + u[1:-1, 2:] + u[2:, 1:-1] + u[:-2, 1:-1])
-                u, new = new, u
-            return np.sum(u * u)
-        self.f, self.args = f, (np.random.default_rng(3).normal(size=(n, n)),)
+        self.take(stencil(n), stencil_gradient)

@@ -1,7 +1,7 @@
 """Products of vectors and matrices, in stacks and by subscripts, and what is solved with them."""
 import numpy as np
 
-from .common import _ByHand, _ReverseGradient
+from .common import _ReverseGradient
 
 PRODUCTS = {
     "dot":            (lambda a, b: np.dot(a[0], b[0]), (200, 200), (200, 200)),
@@ -45,7 +45,7 @@ BY_HAND = {
 }
 
 
-class Products(_ReverseGradient, _ByHand):
+class Products(_ReverseGradient):
 
     params = [list(PRODUCTS)]
     param_names = ["product"]

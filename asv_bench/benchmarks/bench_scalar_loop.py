@@ -1,11 +1,9 @@
 """Element loops: one operation of a scalar at a time."""
 import numpy as np
+from peers.by_hand import rosenbrock_gradient
+from peers.workloads import point, rosenbrock_loop
 
 from .common import _ReverseGradient
-
-
-def point(n):
-    return np.random.default_rng(0).normal(size=n) * 0.5 + 0.8
 
 
 class Rosenbrock(_ReverseGradient):
@@ -15,12 +13,7 @@ class Rosenbrock(_ReverseGradient):
     param_names = ["n"]
 
     def setup(self, n):
-        def f(x):
-            s = 0.0
-            for i in range(n - 1):
-                s += 100.0 * (x[i + 1] - x[i] ** 2) ** 2 + (1.0 - x[i]) ** 2
-            return s
-        self.f, self.args = f, (point(n),)
+        self.take(rosenbrock_loop(n), rosenbrock_gradient)
 
 
 class CapturedCoefficients(_ReverseGradient):
@@ -37,7 +30,7 @@ class CapturedCoefficients(_ReverseGradient):
             for i in range(n):
                 s += c[i] * x[i]
             return s
-        self.f, self.args = f, (point(n),)
+        self.f, self.args, self.by_hand = f, (point(n),), c.copy  # the loop is a dot product
 
 
 class PlainFloats(_ReverseGradient):
@@ -47,9 +40,23 @@ class PlainFloats(_ReverseGradient):
     param_names = ["steps"]
 
     def setup(self, steps):
+        rates = a, b, c, d = 1.1, 0.4, 0.4, 0.1
+
         def f(a, b, c, d):
             x, y = 10.0, 5.0
             for _ in range(steps):
                 x, y = x + 0.01 * (a * x - b * x * y), y + 0.01 * (d * x * y - c * y)
             return x + y
-        self.f, self.args = f, (1.1, 0.4, 0.4, 0.1)
+
+        def by_hand():
+            x, y, past = 10.0, 5.0, []
+            for _ in range(steps):
+                past.append((x, y))
+                x, y = x + 0.01 * (a * x - b * x * y), y + 0.01 * (d * x * y - c * y)
+            da, db, dc, dd, dx, dy = 0.0, 0.0, 0.0, 0.0, 1.0, 1.0
+            for x, y in reversed(past):
+                hx, hy = 0.01 * dx, 0.01 * dy
+                da, db, dc, dd = da + hx * x, db - hx * x * y, dc - hy * y, dd + hy * x * y
+                dx, dy = dx + hx * (a - b * y) + hy * d * y, dy - hx * b * x + hy * (d * x - c)
+            return da, db, dc, dd
+        self.f, self.args, self.by_hand = f, rates, by_hand

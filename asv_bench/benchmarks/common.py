@@ -2,6 +2,8 @@
 import statistics
 import time
 
+import numpy as np
+
 import cyad
 
 BUDGET, MOST_PAIRS = 0.1, 25
@@ -35,7 +37,7 @@ def tape_bytes(f, args):
 
 
 class _Compared:
-    """Subclasses set `plain` and `derivative`, functions of no arguments, in setup."""
+    """Subclasses have `plain` and `derivative`, functions of no arguments; the latter returns what it computes."""
 
     def time_plain(self, *params):
         self.plain()
@@ -47,12 +49,15 @@ class _Compared:
         return ratio(self.derivative, self.plain)
     track_ratio.unit = "times the plain run"
 
+    def peakmem_plain(self, *params):
+        self.plain()
+
     def peakmem_derivative(self, *params):
         self.derivative()
 
 
 class _ByHand:
-    """Beside _Compared, where setup sets `by_hand` as well."""
+    """Beside _Compared, where there is `by_hand`, too, which returns what `derivative` does (tests/test_peers.py)."""
 
     def time_by_hand(self, *params):
         self.by_hand()
@@ -61,9 +66,12 @@ class _ByHand:
         return ratio(self.by_hand, self.plain)
     track_ratio_by_hand.unit = "times the plain run"
 
+    def peakmem_by_hand(self, *params):
+        self.by_hand()
 
-class _Gradient(_Compared):
-    """Subclasses set `f` and `args` in setup."""
+
+class _Gradient(_Compared, _ByHand):
+    """Subclasses set `f`, `args` and `by_hand` in setup."""
 
     mode = cyad.Reverse
 
@@ -71,7 +79,7 @@ class _Gradient(_Compared):
         self.f(*self.args)
 
     def derivative(self):
-        cyad.gradient(self.mode, self.f, *self.args)
+        return cyad.gradient(self.mode, self.f, *self.args)
 
 
 class _Taped:
@@ -83,4 +91,7 @@ class _Taped:
 
 
 class _ReverseGradient(_Gradient, _Taped):
-    pass
+
+    def take(self, problem, by_hand):
+        """In setup, instead: function, data and derivative by hand of a workload of `peers`."""
+        self.f, self.args, self.by_hand = problem.source(np), (problem.x,), by_hand(problem)
