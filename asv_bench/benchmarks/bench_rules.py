@@ -4,7 +4,7 @@ import numpy as np
 import cyad
 from cyad import Active, Duplicated, Forward, Reverse, autodiff, rules
 
-from .common import _Compared
+from .common import _ByHand, _Compared, _Taped, ratio
 
 
 def _primitive():
@@ -27,32 +27,36 @@ def _primitive():
     return f, forward, augmented, reverse
 
 
-class PrimitiveCalls:
+class PrimitiveCalls(_Taped):
     """A thousand calls on an array of three numbers."""
 
     params = [1000]
     param_names = ["calls"]
 
     def setup(self, calls):
-        self.f, self.forward, self.augmented, self.reverse = _primitive()
-        self.x, self.dx = np.ones(3), np.zeros(3)
-        self.annotated = Duplicated(self.x, self.dx)
+        f, self.forward, self.augmented, self.reverse = _primitive()
+        x = np.ones(3)
+        self.annotated = Duplicated(x, np.zeros(3))
 
         def many(x):
             for _ in range(calls):
-                s = self.f(x)
+                s = f(x)
             return s
-        self.many = many
+        self.f, self.args = many, (x,)
 
     def time_forward(self, calls):
-        autodiff(Forward, self.many, self.annotated)
+        autodiff(Forward, self.f, self.annotated)
 
     def time_forward_by_hand(self, calls):
         for _ in range(calls):
             self.forward(None, None, None, self.annotated)
 
+    def track_ratio_forward(self, calls):
+        return ratio(lambda: self.time_forward(calls), lambda: self.time_forward_by_hand(calls))
+    track_ratio_forward.unit = "times the rules by hand"
+
     def time_reverse(self, calls):
-        autodiff(Reverse, self.many, Active, self.annotated)
+        autodiff(Reverse, self.f, Active, self.annotated)
 
     def time_reverse_by_hand(self, calls):
         for _ in range(calls):
@@ -60,11 +64,18 @@ class PrimitiveCalls:
         for _ in range(calls):
             self.reverse(None, None, None, None, self.annotated)
 
+    def track_ratio_reverse(self, calls):
+        return ratio(lambda: self.time_reverse(calls), lambda: self.time_reverse_by_hand(calls))
+    track_ratio_reverse.unit = "times the rules by hand"
+
+    def peakmem_reverse(self, calls):
+        self.time_reverse(calls)
+
     def time_plain(self, calls):
-        self.many(self.x)
+        self.f(*self.args)
 
 
-class ImportedRules(_Compared):
+class ImportedRules(_Compared, _ByHand, _Taped):
     """A rule in the style of ChainRules, imported, beside the plain function."""
 
     params = [1000]
@@ -85,5 +96,12 @@ class ImportedRules(_Compared):
             for _ in range(calls):
                 s += f(x)
             return s
+
+        def by_hand():
+            g = np.zeros_like(x)
+            for _ in range(calls):
+                g += 2.0 * x
+            return g
+        self.f, self.args, self.by_hand = lambda x: many(imported, x), (x,), by_hand
         self.plain = lambda: many(energy, x)
-        self.derivative = lambda: cyad.gradient(Reverse, lambda x: many(imported, x), x)
+        self.derivative = lambda: cyad.gradient(Reverse, self.f, x)
