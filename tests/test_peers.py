@@ -34,6 +34,9 @@ finally:
     sys.path.remove(str(BENCH))
 
 NOT_BY_HAND = {
+    "bench_arrays.RegressionParts": "its parts are parts of a derivative by hand",
+    "bench_redirect.Captured": "nothing is differentiated: what is timed are plain statements",
+    "bench_redirect.Outside": "nothing is differentiated: what is timed are plain statements",
     "bench_rules.PrimitiveCalls": "its rules compute nothing: what is timed by hand is their calls",
     "bench_workloads.Workloads": "those written by hand are WorkloadsByHand",
     "bench_workloads.LargeMemory": "one of WorkloadsByHand at a size for which only memory is of interest",
