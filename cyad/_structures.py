@@ -25,6 +25,7 @@ _OPAQUE = (str, bytes, type, types.ModuleType, types.FunctionType, types.Builtin
 
 
 _CONTAINERS = (tuple, list, dict, collections.deque)
+_HOLDERS = frozenset(_CONTAINERS)
 
 
 def inactive_type(cls):
@@ -43,11 +44,12 @@ def inactive_type(cls):
     >>> g["x"], g["log"].level
     (array([2., 4.]), 1.0)
     """
-    global _OPAQUE
+    global _HOLDERS, _OPAQUE
     if not isinstance(cls, type):
         raise TypeError(f"inactive_type takes a class, not a {type(cls).__name__}; functions have cyad.inactive")
     if cls not in _OPAQUE:
         _OPAQUE = (*_OPAQUE, cls)
+        _HOLDERS = _HOLDERS - {cls}
     return cls
 
 
@@ -60,7 +62,10 @@ def is_leaf(value):
 
 def is_structure(value):
     """Whether a value may hold leaves without being one."""
-    if is_leaf(value) or isinstance(value, (np.ndarray, np.generic, bool, int, Rebuild, *_OPAQUE)) or value is None:
+    if type(value) in _HOLDERS:
+        return True
+    if is_leaf(value) or isinstance(value, (np.ndarray, np.generic, bool, int, Rebuild)) or isinstance(value, _OPAQUE) \
+            or value is None:
         return False
     if isinstance(value, tuple):
         return not hasattr(value, "n_sequence_fields")   # time.struct_time and its like are records of the system
@@ -296,6 +301,8 @@ def parse(structure):
 
 def attributes_of(value):
     """Name and value of every attribute that an instance keeps, in its __dict__ or in slots."""
+    if type(value) in _CONTAINERS:
+        return []
     own = getattr(value, "__dict__", None)
     found = [] if own is None or own is value else list(own.items())
     return found + [(name, getattr(value, name)) for name in _slots(type(value)) if hasattr(value, name)]
@@ -333,19 +340,9 @@ _COPYING = ("__copy__", "__setstate__", "__getstate__", "__getnewargs__", "__get
 
 @functools.cache
 def _copied_plainly(cls):
-    return hasattr(cls, "__getattr__") and all(
+    """Whether its objects are their attributes: of a class of Python's, without a say in how they are copied."""
+    return cls.__new__ is object.__new__ and all(base.__flags__ & 1 << 9 for base in cls.__mro__[:-1]) and all(
         getattr(cls, name, None) is getattr(object, name, None) for name in _COPYING)
-
-
-def shallow_copy(value):
-    """copy.copy, but for asking an instance about methods: a __getattr__ that reads __dict__ raises KeyError there."""
-    cls = type(value)
-    if not _copied_plainly(cls):
-        return copy.copy(value)
-    out = cls.__new__(cls)
-    for key, v in attributes_of(value):
-        object.__setattr__(out, key, v)
-    return out
 
 
 def _build(part, values, built):
@@ -363,7 +360,7 @@ def _build(part, values, built):
             return built[id(part)]
         out = built[id(part)] = tuple.__new__(type(value), items)
     elif isinstance(value, (list, dict, collections.deque)):
-        out = built[id(part)] = copy.copy(value)
+        out = built[id(part)] = type(value)() if type(value) in (list, dict) else copy.copy(value)
         if isinstance(value, dict):
             out.clear()   # of what was put in since the structure was read
             for key, p in part.items:
@@ -376,8 +373,16 @@ def _build(part, values, built):
             out.extend(items)
     elif not part.leads_to_leaf:
         return value
+    elif _copied_plainly(type(value)):
+        # copy.copy asks the instance about methods, where a __getattr__ that reads __dict__ raises KeyError.
+        out = built[id(part)] = object.__new__(type(value))
+        for key, p in part.attributes:
+            object.__setattr__(out, key, _build(p, values, built))
+        return out
     else:
-        out = built[id(part)] = shallow_copy(value)
+        out = built[id(part)] = copy.copy(value)
+    if type(value) in _CONTAINERS:
+        return out
     known = dict(part.attributes)
     for key, _ in attributes_of(out):
         if key not in known:   # assigned since the structure was read
