@@ -297,7 +297,8 @@ def _summation(name):
 
 
 _EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
-_OWN_WAYS = {"numpy", *sys.stdlib_module_names}   # whose functions are redirected one by one, or take no arrays
+# Whose functions are redirected one by one, take no arrays, or have an adapter in `interop`.
+_OWN_WAYS = {"numpy", *sys.stdlib_module_names, "torch", "jax", "jaxlib"}
 _seen = set()
 _plain_functions = {}
 
