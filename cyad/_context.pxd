@@ -96,7 +96,8 @@ cdef int register_types(object adjoint, object dual, object adjoint_array, objec
 cdef Context context_of(object value)
 cdef int escaped(Context ctx) except -1
 cdef int check_alive(Context ctx) except -1
-cdef object settled(object value)
+cdef object settled(object value, bint strangers=*)
+cdef bint unrelated(Context a, Context b)
 cdef object usable(TrackedArray a)
 cdef int check_storable(TrackedArray target) except -1
 cdef object primal_at(Context ctx, object value)

@@ -23,7 +23,7 @@ from numpy cimport (
     import_array, ndarray, npy_intp,
 )
 
-from cyad._redirect cimport swap_current
+from cyad._redirect cimport current, swap_current
 from cyad._shadow cimport SMALLEST_KEPT, Buffer, View, buffer_of_new, extent_of, new_result, set_handler, view_of
 from cyad.rules._kernels cimport Row
 
@@ -194,20 +194,34 @@ cdef int check_alive(Context ctx) except -1:
     return 0
 
 
-cdef object settled(object value):
+class UnrelatedCallsError(ADError, RuntimeError):
+    """Values of two differentiated calls of which none is inside the other, both active, meet in one operation."""
+
+
+cdef bint is_strange(Context ctx):
+    """Whether a context is none of this thread's: neither the current one nor around it."""
+    cdef PyObject* pointer = current()
+    cdef Context own = None if pointer is NULL else <Context>pointer
+    while own is not None and own is not ctx:
+        own = own.outer
+    return own is None
+
+
+cdef object settled(object value, bint strangers=False):
     """What a value is once its call is over: the plain array or number inside, where it never was active; else itself.
 
-    Caches that a function fills hold such values (functools.lru_cache on a window, a grid): in the plain run they are plain.
+    Caches that a function fills hold such values (functools.lru_cache on a window, a grid): in the plain run they are plain. With
+    `strangers` the same for values of calls that run in other threads, which may have filled the cache.
     """
     cdef Context ctx = context_of(value)
     if ctx is not None:
-        if not ctx.over() or ctx.is_active(value):
+        if not (ctx.over() or strangers and is_strange(ctx)) or ctx.is_active(value):
             return value
-        return number(value) if is_scalar(value) else settled((<TrackedArray>value).prim)
+        return number(value) if is_scalar(value) else settled((<TrackedArray>value).prim, strangers)
     if type(value) is list or type(value) is tuple:
         Py_EnterRecursiveCall(" in a list that is nested too deeply")
         try:
-            new = [settled(v) for v in value]
+            new = [settled(v, strangers) for v in value]
         finally:
             Py_LeaveRecursiveCall()
         for v, old in zip(new, value):
@@ -224,6 +238,19 @@ cdef object usable(TrackedArray a):
     return plain
 
 
+cdef bint unrelated(Context a, Context b):
+    """Whether neither of two contexts is inside the other. Those of dual numbers made by hand (level 0) are inside all."""
+    if a is None or b is None or a is b:
+        return False
+    if a.level < b.level:
+        a, b = b, a
+    if b.level == 0:
+        return False
+    while a is not None and a.level > b.level:
+        a = a.outer
+    return a is not b
+
+
 cdef Context higher(Context a, Context b):
     """The inner of two contexts; the values of the other one are constants to it."""
     if a is None or a is b:
@@ -234,8 +261,8 @@ cdef Context higher(Context a, Context b):
     check_alive(b)
     if a.level == 0 and b.level == 0:
         raise ActivityError(f"values of batch width {a.width} and {b.width} meet in one operation; a batch has one width")
-    if a.level == b.level:
-        raise ADError("values of two unrelated differentiated calls meet in one operation")
+    if unrelated(a, b):
+        raise UnrelatedCallsError("values of two unrelated differentiated calls meet in one operation")
     return a if a.level > b.level else b
 
 
@@ -532,7 +559,17 @@ cdef object below(Context own, object value):
                                    "made outside it; allocate the array inside")
         value = primal_at(ctx, value)
         ctx = context_of(value)
-    return value
+    return value if ctx is None or ctx is own else among_own(own, ctx, value)
+
+
+cdef object among_own(Context own, Context ctx, object value):
+    """A value of an outer call as it is; one of a call in another thread as plain, where it is not active."""
+    cdef Context outer = own
+    while outer is not None and outer is not ctx:
+        outer = outer.outer
+    if outer is None and ctx.is_active(value):
+        higher(own, ctx)
+    return value if outer is not None else plain_value(value)
 
 
 cdef int write_primal(Context ctx, object prim, object key, object value) except -1:

@@ -14,8 +14,8 @@ from numpy cimport (
 from cyad._context cimport (
     Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Scalar, TrackedArray, all_plain, as_number, check_alive,
     check_conflict, context_among, context_of, has_own_operators, higher, is_active_anywhere, is_array, is_scalar,
-    is_tracked, leaves_of, object_operand, own_copy, plain_value, primal_at, primals_of, refuse_own_operators, run_plain,
-    run_primal, settled, wrap_inactive, wrap_new, wrap_view,
+    is_tracked, leaves_of, object_operand, own_copy, plain_value, primal_at, primals_of, refuse_own_operators,
+    run_plain, run_primal, settled, wrap_inactive, wrap_new, wrap_view, unrelated,
 )
 from cyad._elementwise cimport PushAll, apply, link_row, partial_maps, strength, within_64_bits
 from cyad._redirect cimport enter, leave, redirect_native, register_dispatcher_handler, register_ufunc_handler, swap_current
@@ -32,7 +32,7 @@ import types
 
 import numpy as np
 
-from cyad._context import objects_of, stack_nested
+from cyad._context import UnrelatedCallsError, objects_of, stack_nested
 from cyad._elementwise import register_overridden
 from cyad._tracked import register_dispatch
 from cyad.errors import ActiveStoreError, ActivityError, EscapedValueError, MissingRuleError
@@ -88,7 +88,7 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
     cdef PyObject* users = leave()
     try:
         return _apply_ufunc(ufunc, method, inputs, kwargs)
-    except EscapedValueError:
+    except (EscapedValueError, UnrelatedCallsError):
         again = of_now(inputs, kwargs)
         if again is None:
             raise
@@ -98,8 +98,8 @@ cdef object apply_ufunc(object ufunc, object method, tuple inputs, dict kwargs):
 
 
 cdef tuple of_now(object args, dict kwargs):
-    """Arguments in which values of ended calls that never were active are plain; None where there are none."""
-    plain, keywords = settled(args), {k: settled(v) for k, v in kwargs.items()}
+    """Arguments in which values of ended calls, and of other threads', that never were active are plain; None where there are none."""
+    plain, keywords = settled(args, True), {k: settled(v, True) for k, v in kwargs.items()}
     return (plain, keywords) if plain is not args or any([keywords[k] is not kwargs[k] for k in kwargs]) else None
 
 
@@ -655,10 +655,13 @@ cdef object fast_reduction(object func, object reduce, object args, object kwarg
 
 
 cdef object fast_product(object a, object b):
-    cdef Context ctx
+    cdef Context ctx, other
     if is_array(a) and not (<TrackedArray>a).ctx.alive or is_array(b) and not (<TrackedArray>b).ctx.alive:
         return None
-    ctx = higher(context_of(a), context_of(b))
+    ctx, other = context_of(a), context_of(b)
+    if unrelated(ctx, other):
+        return None
+    ctx = higher(ctx, other)
     return None if ctx is None else ctx.product(a, b)   # None: lists that hold tracked numbers
 
 
@@ -765,7 +768,7 @@ cdef object dispatch_ours(object func, object args, object kwargs):
         return fast
     try:
         return dispatch_in_full(func, args, kwargs)
-    except EscapedValueError:
+    except (EscapedValueError, UnrelatedCallsError):
         again = of_now(args, kwargs)
         if again is None:
             raise

@@ -18,7 +18,7 @@ from numpy cimport (
 from cyad._context cimport (
     SINGLE, WEAK, Context, Scalar, TrackedArray, check_alive, context_of, has_own_operators, higher, is_active_anywhere,
     is_array, is_complex, is_real_float, is_scalar, is_tracked, object_operand, plain_value, primal_at, real_part,
-    refuse_own_operators, run_plain, run_primal, settled, shape_of, unbroadcast, wrap_inactive,
+    refuse_own_operators, run_plain, run_primal, settled, shape_of, unbroadcast, wrap_inactive, unrelated,
 )
 from cyad._redirect cimport leave, swap_current
 from cyad._shadow cimport SMALLEST_KEPT, new_result
@@ -200,15 +200,26 @@ def after_the_end(Row row, x, y):
     return row.ufunc(a) if row.nin == 1 else row.ufunc(a, b)
 
 
+def between_strangers(Row row, x, y):
+    """An operation on values of two calls in two threads, of which one may have filled a cache that the other reads."""
+    a, b = settled(x, True), settled(y, True)
+    if a is x and b is y:
+        higher(context_of(x), context_of(y))
+    return row.ufunc(a, b)
+
+
 cdef object apply(Row row, object x, object y):
     """An elementwise operation of which at least one operand is tracked (`y` is None for unary ones)."""
-    cdef Context ctx
+    cdef Context ctx, other
     cdef PyObject* users
     if has_ended(x) or row.nin == 2 and has_ended(y):
         return after_the_end(row, x, y)
     ctx = context_of(x)
     if row.nin == 2:
-        ctx = higher(ctx, context_of(y))
+        other = context_of(y)
+        if other is not ctx and unrelated(ctx, other):
+            return between_strangers(row, x, y)
+        ctx = higher(ctx, other)
     check_alive(ctx)
     if OVERRIDES and row.ufunc in OVERRIDES:
         own = _overridden(row.ufunc, (x,) if row.nin == 1 else (x, y), {})

@@ -4,9 +4,12 @@ Each expression makes such an array by other means (operators, ufuncs, functions
 generators). It is then written with active values; derivatives are compared with differences of the plain run, and the
 captured arrays must come out as they went in.
 """
+import concurrent.futures
 import functools
 import itertools
+import math
 import operator
+import threading
 
 import numpy as np
 import pytest
@@ -163,3 +166,52 @@ def test_arguments_without_derivative_are_no_different():
 
     got = cyad.autodiff(Forward, f, cyad.Duplicated(0.5, 1.0), Const(X))
     assert_allclose(got[0], X[0])
+
+
+@MODES
+def test_a_cache_that_a_call_in_another_thread_has_filled(mode):
+    kept, filled, done = {}, threading.Event(), threading.Event()
+
+    def basis():
+        if "u" not in kept:
+            kept["u"] = np.cos(X) * 2.0
+        return kept["u"]
+
+    def first(x):
+        u = basis()
+        filled.set()
+        assert done.wait(60)
+        return np.sum(u * x)
+
+    def second(x):
+        u, y = basis(), x * 1.0
+        y[0] = u[0] * x[1]
+        y[1:3] = u[1:3]
+        y[[4, 5]] = u[[4, 5]] * x[:2]
+        y *= u
+        s = np.sum(np.where(u > 1.5, x, u)) + np.dot(u, x) + np.max(np.concatenate([x, u])) + u[2] * x[3]
+        return s + np.sum(np.outer(u, x)) + np.sum(y * np.hypot(u, x)) + math.sin(u[1]) * x[0] + np.linalg.norm(x - u)
+
+    got = []
+    thread = threading.Thread(target=lambda: got.append(cyad.gradient(Reverse, first, X)[0]))
+    thread.start()
+    assert filled.wait(60)
+    try:
+        found = cyad.gradient(mode, second, X + 1.0)[0]
+        curved = cyad.hvp(second, X + 1.0, np.ones(12))
+        with pytest.raises(cyad.ADError, match="two unrelated"):   # what is active there is no constant here
+            cyad.gradient(mode, lambda x: run_there(lambda: cyad.gradient(Reverse, lambda z: np.sum(z * x), X)), X)
+    finally:
+        done.set()
+        thread.join()
+    assert_allclose(got[0], 2 * np.cos(X))
+    step = 1e-6 * np.eye(12)
+    assert_allclose(found, [(second(X + 1.0 + e) - second(X + 1.0 - e)) / 2e-6 for e in step], rtol=1e-6, atol=1e-6)
+    ahead, behind = (cyad.gradient(Reverse, second, X + 1.0 + s)[0] for s in (1e-6, -1e-6))
+    assert_allclose(curved, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-5)
+
+
+def run_there(f):
+    """f in another thread, whose exception comes here."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(f).result()
