@@ -84,6 +84,7 @@ def wrap_arguments(Context ctx, list arrays, list shadows, list names, bint keep
                 arr = PyArray_NewCopy(arr, NPY_CORDER)
             arr.setflags(write=False)
         argument.tracked = ctx.new_array()
+        argument.tracked.given = True
         argument.tracked.arr = arr
         argument.tracked.plain = ctx.outer is None
         argument.tracked.prim = arr if ctx.outer is None else source if is_array(source) else wrap_captured(ctx.outer, arr)

@@ -73,6 +73,7 @@ cdef class TrackedArray:
     cdef object prim
     cdef bint plain
     cdef bint boxed
+    cdef bint given
 
 cdef PyTypeObject* ADJOINT
 cdef PyTypeObject* DUAL

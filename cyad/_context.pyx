@@ -4,7 +4,8 @@ A tracked array is a duck array, not a subclass of ndarray: `np.asarray` would s
 the derivative with it. It wraps `prim` (a plain ndarray, or a tracked array of an outer differentiation); `arr` is the ndarray at the
 bottom, whose geometry and memory are the real ones; `place` is its view of its buffer (`_shadow`). `plain` says that prim is arr.
 Scalars that do not fit a C double (complex, or tracked by an outer differentiation) are `boxed`: `prim` is the number
-itself, there is no memory, and their shadow is a list of numbers, one for each lane.
+itself, there is no memory, and their shadow is a list of numbers, one for each lane. `given` marks arguments of the call, which stand
+for arrays of the caller's.
 
 Everything that differs between the modes is a method of the context (`elementwise`, `link`, `load`, `gather`, `store`, `scatter`,
 `add_at`); an array asks its context. `link` is the general one: an operation is its result and, for each active operand, a

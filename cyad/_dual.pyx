@@ -1213,6 +1213,7 @@ cdef DualArray direct_array(ForwardContext ctx, ndarray arr, ndarray block):
     out.arr = arr
     out.prim = arr
     out.plain = True
+    out.given = True
     buf.owner = arr
     if block is None:
         buf.constant = True

@@ -163,6 +163,7 @@ def plain_gradient(f, tuple leaves, tuple constants=(), tuple names=()):
             continue
         arr = a
         array = tape.own_array(arr)
+        array.given = True
         inputs.append(array)
         buf = array.place.buf
         buf.owner = arr

@@ -119,6 +119,7 @@ cdef class Curvature:
                 self.inputs.append(tape.scalar(a, True) if i < len(leaves) else a)
                 continue
             array = tape.own_array(a)
+            array.given = True
             array.place.buf.owner = a
             array.place.buf.active = i < len(leaves)
             tape.originals[array.place.buf] = None

@@ -156,13 +156,15 @@ cdef class DuckValue(TrackedArray):
     @shape.setter
     def shape(self, value):
         cdef TrackedArray other
-        owner = self.place.buf.owner
-        if self.boxed or self.arr is owner or (type(owner) is list and any([self.arr is a for a in owner])):
-            raise ADError("the shape of an argument cannot be assigned; use x = x.reshape(...)")
-        other = derived_view(self, _reshape, (value, "C"))
-        if other.place.buf is not self.place.buf:
-            raise AttributeError("Incompatible shape for in-place modification. Use `.reshape()` to make a copy with the "
-                                 "desired shape.")
+        if not self.ctx.alive:
+            usable(self).shape = value
+            return
+        if self.given:
+            raise ADError("the shape of an argument cannot be assigned, which would change the caller's array; use "
+                          "x = x.reshape(...)")
+        plain = plain_value(self) if self.boxed else run_plain(np.ndarray.view, (self.arr,))
+        plain.shape = value   # refused, or with a warning, where NumPy does so
+        other = derived_view(self, _reshape, (plain.shape, "C"))
         self.arr, self.prim, self.place = other.arr, other.prim, other.place
 
     @property

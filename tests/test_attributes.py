@@ -185,7 +185,7 @@ def in_both_modes(f, x):
     """What f returns for a tracked argument, in each mode; it has no derivative."""
     seen = []
     for mode, activity in ((Forward, ()), (Reverse, (cyad.Const,))):
-        autodiff(mode, lambda x: seen.append(f(x)), *activity, Duplicated(x.copy(), np.ones_like(x)))
+        autodiff(mode, lambda x: seen.append(f(x)), *activity, Duplicated(x.copy(), np.ones(x.shape)))
     return seen
 
 
@@ -235,6 +235,84 @@ def test_a_lock_holds_for_the_program_and_not_for_the_sweep():
     autodiff(Reverse, f, Active, Duplicated(x, shadow))
     np.testing.assert_allclose(shadow, 4 * V**3)
     assert not x.flags.writeable and x[0] == 0.0 and x[1] == V[1]
+
+
+# ---- the shape, assigned ---------------------------------------------------------------------------------------------
+
+# A function of an array of 3 by 4 in which some array gets another shape. NumPy 2.5 would rather not have it assigned.
+GIVEN_A_SHAPE = {
+    "which the tape refers to": lambda a, y: [np.sum(y * y), setattr(y, "shape", (4, 3)), np.sum(y * a.reshape(4, 3))],
+    "of zeros": lambda a, y: [z := np.zeros(12), setattr(z, "shape", (3, -1)), z.__setitem__(..., a * y), z],
+    "a view": lambda a, y: [z := y[1:], setattr(z, "shape", 8), z.__setitem__(slice(0, 8, 3), a[0, :3]), y * y],
+    "a view of the argument": lambda a, y: [z := a[:], setattr(z, "shape", -1), z[3:7] ** 2, a.shape],
+    "viewed before": lambda a, y: [z := y[0], setattr(y, "shape", (2, 6)), y.__imul__(y), z],
+    "then written": lambda a, y: [y * y, setattr(y, "shape", (6, 2)), y.__setitem__(([0, 0, 5], 1), a[1, :3]), y**2],
+    "twice": lambda a, y: [y.sum(0) * y, setattr(y, "shape", 12), setattr(y, "shape", (2, 2, 3)), y.sum(1) * y[1, 0]],
+    "no axes": lambda a, y: [z := np.sum(y, keepdims=True), setattr(z, "shape", ()), z * a],
+    "an axis of one": lambda a, y: [z := (a * y).T, setattr(z, "shape", (4, 1, 3)), z * z],
+}
+
+
+def reshaped(name):
+    def f(a):
+        return [v for v in GIVEN_A_SHAPE[name](a, np.sin(a)) if isinstance(v, (np.ndarray, float))]
+    return f
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape")
+@pytest.mark.parametrize("name", GIVEN_A_SHAPE)
+def test_arrays_of_other_shapes(name):
+    check(reshaped(name), [A], strict=False)
+
+    def loss(x):
+        return sum([np.sum(np.exp(0.3 * v)) for v in reshaped(name)(x)])
+
+    def slope(x, mode):
+        return np.sum(cyad.gradient(mode, loss, x)[0] * A)
+    want = (slope(A + 1e-5 * A, Reverse) - slope(A - 1e-5 * A, Reverse)) / 2e-5
+    for inner in (Forward, Reverse):
+        for outer in (Forward, Reverse):
+            (got,) = cyad.gradient(outer, lambda x, inner=inner: slope(x, inner), A)
+            np.testing.assert_allclose(np.sum(got * A), want, rtol=1e-7)
+    np.testing.assert_allclose(np.sum(cyad.hvp(loss, A, A) * A), want, rtol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape")
+@pytest.mark.parametrize(("shape", "make"), [
+    ((5, 3), lambda a: a * 1.0), ((-1, -1), lambda a: a * 1.0), (12, lambda a: (a * 1.0).T), (9, lambda a: a[:, 1:]),
+    ((1,), lambda a: a[0, 0] * 1.0), ("x", lambda a: a * 1.0)],
+    ids=["size", "two unknown", "transposed", "with gaps", "of a number", "text"])
+def test_shapes_that_numpy_refuses(shape, make):
+    with pytest.raises((AttributeError, TypeError, ValueError)) as plain:
+        make(A).shape = shape
+    in_both_modes(lambda a: pytest.raises(plain.type, setattr, make(a), "shape", shape), A)
+    in_both_modes(lambda a: in_both_modes(lambda b: pytest.raises(plain.type, setattr, make(b), "shape", shape), a), A)
+
+
+def test_arguments_keep_their_shape():
+    """Which the caller would see change."""
+    def f(*arrays):
+        for a in arrays:
+            with pytest.raises(cyad.ADError, match="shape of an argument"):
+                a.shape = -1
+        return sum([np.sum(a * a) for a in arrays])
+
+    whole = A.copy()
+    for x in ((A,), (whole, whole[:2]), (whole[::2], A.copy()), (np.asfortranarray(A),)):
+        for mode in (Forward, Reverse):
+            cyad.gradient(mode, f, *x)
+            cyad.gradient(mode, lambda *x: np.sum(cyad.gradient(Reverse, f, *x)[0]), *x)
+            cyad.gradient(mode, lambda *x: np.sum(cyad.gradient(Forward, f, *x)[0]), *x)
+        cyad.gradient(Reverse, lambda s, x=x: f(*s), list(x))
+        cyad.vjp(f, *x)
+        cyad.jvp(f, x, x)
+    cyad.hessian(f, A)
+    cyad.hvp(f, A, A)
+    cyad.jacobian(Reverse, f, A)
+    autodiff(Reverse, f, Active, Duplicated(A.copy(), np.zeros_like(A)), cyad.Const(A.copy()))
+    autodiff(Forward, f, cyad.BatchDuplicated(A.copy(), (A.copy(), A.copy())), cyad.Const(A.copy()))
+    forward, reverse = cyad.autodiff_thunk(cyad.ReverseSplitWithPrimal, f, Active)
+    forward(Duplicated(A.copy(), np.zeros_like(A)))
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
