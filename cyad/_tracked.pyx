@@ -280,40 +280,17 @@ cdef class DuckValue(TrackedArray):
             return functools.partial(function, self)
         if name in _ATTRIBUTES:
             return getattr(plain_value(self), name)
+        if self.boxed:
+            return scalar_attribute(self, name)
         if name in _HANDED_OUT and (name not in _REFUSED or not is_active_anywhere(self)):
             return getattr(self.__array__(), name)
         if name == "__array_wrap__" and not is_active_anywhere(self):
             return _wrapped
         if name in _REFUSED:
             raise ADError(f".{name} of a tracked array {_REFUSED[name]}")
-        if self.boxed:
-            return scalar_attribute(self, name)
         raise AttributeError(f"'numpy.ndarray' object has no attribute {name!r}")
 
     # -- what must not happen silently -------------------------------------------------------------------------------
-
-    def __array__(self, dtype=None, copy=None):
-        if not self.ctx.alive:
-            plain = usable(self)
-            if is_array(plain):
-                return plain.__array__(dtype, copy)
-            if not isinstance(plain, ndarray):
-                return run_plain(np.array, (plain, dtype))
-            return plain_copy(plain, dtype or plain.dtype, "K") if copy or dtype not in (None, plain.dtype) else plain
-        if is_active_anywhere(self):
-            raise ActiveStoreError(
-                f"an active array would become a plain array{where()} and lose its derivative: by a store into a plain array, "
-                "by what asks for its memory (as_strided, np.asarray in compiled code), or by a compiled function. Allocate the "
-                f"target inside the differentiated function ({FRESH}); pass an object that keeps it as an argument with a shadow, "
-                f"Duplicated(obj, make_zero(obj)); or give the compiled function a rule (cyad.rules){of_sparse()}")
-        if self.boxed:
-            return run_plain(np.array, (plain_value(self), dtype))
-        if copy or (dtype is not None and np.dtype(dtype) != self.arr.dtype):
-            return plain_copy(self.arr, dtype or self.arr.dtype, "K")
-        return exposed(self)
-
-    def __getbuffer__(self, Py_buffer* buffer, int flags):
-        PyObject_GetBuffer(self.__array__(), buffer, flags)
 
     def __reduce_ex__(self, protocol):
         if self.ctx.alive and is_active_anywhere(self):
@@ -584,6 +561,27 @@ cdef class DuckArray(DuckValue):
         if self.ndim == 0:
             raise TypeError("len() of unsized object")
         return PyArray_DIMS(self.arr)[0]
+
+    # Numbers have none of these two, or np.array([s, s], dtype=object) would ask them for it.
+
+    def __array__(self, dtype=None, copy=None):
+        if not self.ctx.alive:
+            plain = usable(self)
+            if is_array(plain):
+                return plain.__array__(dtype, copy)
+            return plain_copy(plain, dtype or plain.dtype, "K") if copy or dtype not in (None, plain.dtype) else plain
+        if is_active_anywhere(self):
+            raise ActiveStoreError(
+                f"an active array would become a plain array{where()} and lose its derivative: by a store into a plain array, "
+                "by what asks for its memory (as_strided, np.asarray in compiled code), or by a compiled function. Allocate the "
+                f"target inside the differentiated function ({FRESH}); pass an object that keeps it as an argument with a shadow, "
+                f"Duplicated(obj, make_zero(obj)); or give the compiled function a rule (cyad.rules){of_sparse()}")
+        if copy or (dtype is not None and np.dtype(dtype) != self.arr.dtype):
+            return plain_copy(self.arr, dtype or self.arr.dtype, "K")
+        return exposed(self)
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        PyObject_GetBuffer(self.__array__(), buffer, flags)
 
     def __contains__(self, item):
         return plain_value(item) in plain_value(self)

@@ -657,7 +657,7 @@ def test_read_only_and_empty_arrays():
 # ---- plain memory ---------------------------------------------------------------------------------------------------
 
 def inside(f):
-    """What f returns inside a differentiated call, in both modes."""
+    """What f returns inside a differentiated call, in both modes, and in calls inside of calls."""
     results = []
 
     def run(x):
@@ -666,7 +666,13 @@ def inside(f):
                        float(result) if isinstance(result, float) else result)
     for mode in (Forward, Reverse):
         autodiff(mode, run, Const, Duplicated(V.copy(), np.zeros(5)))
+        for inner in (Forward, Reverse):
+            autodiff(mode, nested(run, inner), Const, Duplicated(V.copy(), np.zeros(5)))
     return results
+
+
+def nested(f, mode):
+    return lambda x: autodiff(mode, f, Const, Duplicated(x, np.zeros(5))) and None
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass")
@@ -711,11 +717,20 @@ def test_memory_that_was_handed_out_takes_no_active_values(hand_out):
 
     def active(x):
         hand_out(x * 2.0)
+
+    def late_outside(x):
+        """Exposed by the inner call, and written by the outer one."""
+        a = np.zeros(5)
+        kept = cyad.gradient(Reverse, lambda t: (hand_out(a), t)[1], 1.0)
+        a[0] = x[0]
+        return kept
     for mode in (Forward, Reverse):
-        with pytest.raises(cyad.ActiveStoreError, match="plain memory had been handed"):
-            autodiff(mode, late, Const, Duplicated(V.copy(), np.zeros(5)))
-        with pytest.raises(cyad.ADError, match="derivative"):
-            autodiff(mode, active, Const, Duplicated(V.copy(), np.zeros(5)))
+        for f in (late, nested(late, Forward), nested(late, Reverse), late_outside):
+            with pytest.raises(cyad.ActiveStoreError, match="plain memory had been handed"):
+                autodiff(mode, f, Const, Duplicated(V.copy(), np.zeros(5)))
+        for f in (active, nested(active, Forward), nested(active, Reverse)):
+            with pytest.raises(cyad.ADError, match="derivative"):
+                autodiff(mode, f, Const, Duplicated(V.copy(), np.zeros(5)))
 
 
 # ---- what stays behind ----------------------------------------------------------------------------------------------
