@@ -23,7 +23,7 @@ from cyad._context cimport (
 )
 from cyad._elementwise cimport apply
 from cyad._redirect cimport leave, swap_current
-from cyad._shadow cimport extent_of
+from cyad._shadow cimport extent_of, may_overlap
 from cyad.rules._kernels cimport Row
 
 import builtins
@@ -1001,8 +1001,32 @@ cdef int store_at(TrackedArray self, object key, object value) except -1:
         return 0
     if not PyArray_CHKFLAGS(self.arr, NPY_ARRAY_WRITEABLE):
         raise ValueError("assignment destination is read-only")
-    ctx.scatter(self, own_key(key), value)
+    key = own_key(key)
+    if is_array(value) and (<TrackedArray>value).ctx is ctx and may_overlap(self.place, (<TrackedArray>value).place):
+        value = as_read(self, key, <TrackedArray>value)
+    ctx.scatter(self, key, value)
     return 0
+
+
+cdef object as_read(TrackedArray target, object key, TrackedArray value):
+    """The value of a store into memory that it shares, as NumPy comes to read it: where the index is a mask, some of its
+    entries after they have been written. The same store of whole numbers, in memory of the same layout, says which."""
+    cdef Py_ssize_t low = min(target.place.first, value.place.first)
+    cdef Py_ssize_t high = max(target.place.last, value.place.last)
+    cdef ndarray block = run_plain(np.zeros, (high - low, np.uint8))
+    cdef char* base = <char*>PyArray_DATA(block) - low
+    order = run_plain(_read_order, (target.place.array_at(base, block), key, value.place.array_at(base, block)))
+    return value if order is None else np.ravel(value)[order]
+
+
+def _read_order(target, key, value):
+    value[...] = np.arange(value.size).reshape(value.shape)
+    given = value.copy()
+    target[key] = value
+    written = target[key]
+    clean = np.empty_like(written)
+    clean[...] = given
+    return None if np.array_equal(written, clean) else np.real(written).astype(np.intp)
 
 
 cdef object scalar_item(object value, object key):

@@ -523,17 +523,57 @@ FLAT = {
     "repeated": lambda x: x.flat.__setitem__(slice(None), x[1:3]),
     "apart": lambda x: x.flat.__setitem__(slice(None), 2 * x),
 }
+ALL, LAST = np.ones(4, bool), np.array([False, True, True, True])
+# NumPy copies what it is to store at integers if it overlaps, for a mask it does not.
+OVERLAPPING = {
+    **FLAT,
+    "integers, reversed": lambda x: x.__setitem__([0, 1, 2, 3], x[::-1]),
+    "integers, shifted": lambda x: x.__setitem__([1, 2, 3], x[:3]),
+    "integers, repeated": lambda x: x.__setitem__([0, 0, 1], x[1:]),
+    "integers, one": lambda x: x.__setitem__([0, 2, 3], x[1:2]),
+    "integers, rows": lambda x: x.reshape(2, 2).__setitem__([0, 1], x.reshape(2, 2)[::-1]),
+    "integers, a column": lambda x: x.reshape(2, 2).__setitem__(([0, 1], 1), x[::-2]),
+    "integers, transposed": lambda x: x.reshape(2, 2).__setitem__(([[0], [1]], [[0, 1]]), x.reshape(2, 2).T),
+    "integers, a leading axis": lambda x: x.__setitem__([1, 2, 3], x[None, :3]),
+    "mask, reversed": lambda x: x.__setitem__(ALL, x[::-1]),
+    "mask, a list": lambda x: x.__setitem__([True, False, True, True], x[:0:-1]),
+    "mask, shifted": lambda x: x.__setitem__(LAST, x[:3]),
+    "mask, stepped": lambda x: x[::-1].__setitem__(LAST, x[:3]),
+    "mask, one": lambda x: x.__setitem__(LAST, x[1:2]),
+    "mask of two axes": lambda x: x.reshape(2, 2).__setitem__(ALL.reshape(2, 2), x[::-1]),
+    "mask of rows": lambda x: x.reshape(2, 2).__setitem__(ALL[:2], x.reshape(2, 2)[::-1]),
+    "mask, apart": lambda x: x[:2].__setitem__(ALL[:2], x[2:]),
+}
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128])
 @pytest.mark.parametrize("mode", [cyad.ForwardWithPrimal, cyad.ReverseWithPrimal])
-@pytest.mark.parametrize("name", FLAT)
-def test_flat_takes_overlapping_values_one_after_the_other(name, mode):
-    x, weights = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("name", OVERLAPPING)
+def test_overlapping_values_are_read_when_numpy_reads_them(name, mode, dtype):
+    x, weights = np.array([1.0, 2.0, 3.0, 4.0], dtype), np.array([1.0, 10.0, 100.0, 1000.0], np.float32)
 
     def f(x):
         z = 1.0 * x
-        FLAT[name](z)
-        return np.sum(weights * z)
+        OVERLAPPING[name](z)
+        return np.sum(weights * np.real(z))
     (derivative,), value = cyad.gradient(mode, f, x)
     assert value == f(x)
-    np.testing.assert_allclose(derivative, [f(x + e) - f(x) for e in np.eye(4)], rtol=1e-12)
+    np.testing.assert_allclose(derivative, [f(x + e) - f(x) for e in np.eye(4, dtype=dtype)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("inner", [Forward, Reverse], ids=["forward", "reverse"])
+@pytest.mark.parametrize("outer", [Forward, Reverse], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", ["mask, reversed", "integers, reversed", "mask of two axes"])
+def test_overlapping_values_nested(name, outer, inner):
+    x, weights = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 10.0, 100.0, 1000.0])
+
+    def moved(x):
+        z = 1.0 * x
+        OVERLAPPING[name](z)
+        return z
+    source = moved(np.arange(4.0)).astype(int)
+    (got,) = cyad.gradient(outer, lambda x: np.sum(x * cyad.gradient(
+        inner, lambda x: np.sum(weights * moved(x)**3), x)[0]), x)
+    want = np.zeros(4)
+    np.add.at(want, source, weights)
+    np.testing.assert_allclose(got, 9.0 * want * x**2)
