@@ -245,6 +245,11 @@ def _where(original, condition, *args, **kwargs):
     return track(original(condition, *args, **kwargs))
 
 
+def _unique_hash(original, ar, **kwargs):
+    # np.unique's table (NumPy 2.3 and later) of a captured array, of which np.unique has made a tracked copy.
+    return track(original(ar.__array__(), **kwargs))
+
+
 class _ArrayConverter:
     """What NumPy's own `_array_converter` does, for arguments of which some are tracked."""
 
@@ -396,6 +401,8 @@ def _install():
     for dtype in (np.float64, np.float32, np.complex128, np.complex64):
         _redirect.redirect_type(dtype, "types", _number_type(dtype))
     _redirect.redirect_type(np._core._multiarray_umath._array_converter, "types", _ArrayConverter)
+    if hasattr(np._core._multiarray_umath, "_unique_hash"):
+        _redirect.redirect(np._core._multiarray_umath, "_unique_hash", "types", _unique_hash)
     for name, original in _plain_functions.items():
         setattr(_plain_numpy, name, original)
     for name in _dispatch.MATH_FUNCTIONS:

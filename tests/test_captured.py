@@ -48,6 +48,7 @@ np.random.default_rng(3).random(12)   np.random.RandomState(3).rand(12)   np.ran
 np.random.default_rng(3).standard_normal(12)   np.random.default_rng(3).permutation(X)
 np.random.default_rng(3).choice(X,5)   np.random.default_rng(3).uniform(X,X+1)   np.array([0.5*x for x in X])
 np.array(list(map(float,X)))   np.asarray([X,X])   np.linspace(0.0,1.0,5)   np.loadtxt(["1 2","3 4"])*1.0
+np.unique(X)   np.unique([2.0,1.0,2.0])   np.setdiff1d(X,[0.2])
 scipy.linalg.solve(2*np.eye(12),X)   scipy.linalg.cholesky(M@M.T+np.eye(3))   scipy.fft.dct(X)
 scipy.ndimage.gaussian_filter(X,1.0)
 scipy.special.erf(X)   scipy.signal.lfilter([0.5],[1.0,0.2],X)   scipy.interpolate.CubicSpline(X,X)(X)

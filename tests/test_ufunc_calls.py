@@ -333,10 +333,15 @@ CAPTURED = {
     "lstsq": lambda: np.linalg.lstsq(P, K[:2], rcond=None)[0].sum(), "svd": lambda: np.linalg.svd(P)[1].sum(),
     "eig": lambda: np.linalg.eig(P)[0].sum(), "pinv": lambda: np.linalg.pinv(P).sum(),
     "cond": lambda: np.linalg.cond(P), "matrix_rank": lambda: float(np.linalg.matrix_rank(P)),
-    "multi_dot": lambda: np.linalg.multi_dot([P, P, P]).sum(),
+    "multi_dot": lambda: np.linalg.multi_dot([P, P, P]).sum(), "unique": lambda: np.unique(P).sum(),
+    "ndindex": lambda: sum(P[i] for i in np.ndindex(P.shape)),
 }
 
 
 @pytest.mark.parametrize("name", CAPTURED)
 def test_constants_from_captured_arrays(name):
     check(lambda x: x[0] * CAPTURED[name](), [U])
+    np.testing.assert_allclose(cyad.hessian(lambda x: x[0] ** 2 * CAPTURED[name](), U)[0, 0], 2 * CAPTURED[name]())
+    (nested,) = cyad.gradient(cyad.Reverse, lambda t: cyad.gradient(
+        cyad.Reverse, lambda t: t**2 * CAPTURED[name](), t)[0], 0.7)
+    np.testing.assert_allclose(nested, 2 * CAPTURED[name]())
