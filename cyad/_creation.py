@@ -195,8 +195,9 @@ def _array_wrap_method(original, self, array, *args):
 def _method(name):
     """A method of a plain array that was given a tracked one, above all as `out`: NumPy's function of that name."""
     def call(original, self, *args, **kwargs):
-        return getattr(np, name)(*args[:1], self, *args[1:], **kwargs) if name == "compress" else \
-            getattr(np, name)(self, *args, **kwargs)
+        args = (*args[:1], self, *args[1:]) if name == "compress" else (self, *args)
+        # Not by a call of it: np.clip of NumPy 2.0 does not look at `out`, and comes back here.
+        return _dispatch.dispatch_tracked(getattr(np, name), args, kwargs)
 
     return call
 

@@ -871,7 +871,9 @@ def place_of_out(func):
     try:
         parameters = inspect.signature(func).parameters
     except (TypeError, ValueError):
-        return -1
+        # np.dot and np.concatenate before NumPy 2.4: C functions that do not say.
+        position = getattr(registry.lookup(func), "out_position", None)
+        return -1 if position is None else position
     positional = "out" in parameters and parameters["out"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     return list(parameters).index("out") if positional else -1
 

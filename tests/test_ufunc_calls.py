@@ -285,6 +285,7 @@ INTO = {
     "take": ((2,), lambda o: np.take(K, [1, 2], out=o)), "choose": ((4,), lambda o: np.choose(I, [K, 2 * K], out=o)),
     "compress": ((2,), lambda o: np.compress([0, 1, 1, 0], K, out=o)),
     "concatenate": ((4, 2), lambda o: np.concatenate([P, P], out=o)),
+    "concatenate, by position": ((2, 4), lambda o: np.concatenate([P, P], 1, o)),
     "stack": ((2, 2, 2), lambda o: np.stack([P, P], out=o)), "modf": ((2, 2), lambda o: np.modf(P, None, o)[1]),
     "sqrt": ((2, 2), lambda o: np.sqrt(P, o)), "sqrt where": ((2, 2), lambda o: np.sqrt(P, out=o, where=P > 2.0)),
     "divmod": ((2, 2), lambda o: np.divmod(P, 2.0, out=(o, None))[0]),
