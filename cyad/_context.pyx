@@ -432,7 +432,7 @@ cdef object wrap_inactive(Context ctx, object out):
 
 
 def _copy(a):
-    return a.copy()
+    return a.copy(order="K")
 
 
 cdef dict _OPCODES = opcode.opmap

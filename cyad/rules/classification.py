@@ -20,7 +20,7 @@ from cyad.rules import registry, table
 COMPOSITE = """
     angle append apply_along_axis apply_over_axes array_split atleast_1d atleast_2d atleast_3d average
     broadcast_arrays column_stack corrcoef cov cumulative_prod cumulative_sum delete diff dsplit dstack ediff1d extract
-    fliplr flipud geomspace gradient histogram histogram2d histogram_bin_edges histogramdd hsplit hstack insert
+    fix fliplr flipud geomspace gradient histogram histogram2d histogram_bin_edges histogramdd hsplit hstack insert
     intersect1d ix_ kron linspace logspace meshgrid nancumprod nancumsum nanmax nanmin nanpercentile nanprod
     nanquantile nansum pad percentile piecewise poly polyadd polyder polydiv polyfit polyint
     polysub polyval ptp quantile real_if_close resize roots rot90 rollaxis setdiff1d setxor1d sort_complex split

@@ -21,7 +21,7 @@ ZERO |= {
     np.can_cast, np.common_type, np.may_share_memory, np.min_scalar_type, np.ndim, np.result_type, np.shape,
     np.shares_memory, np.size, np.einsum_path,
     # piecewise constant
-    np.around, np.fix, np.round,
+    np.around, np.round,
     # text
     np.array2string, np.array_repr, np.array_str,
     # a ufunc without a public name
