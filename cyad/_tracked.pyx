@@ -16,8 +16,8 @@ from numpy cimport (
 )
 
 from cyad._context cimport (
-    SINGLE, WEAK, Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Scalar, TrackedArray, as_number, check_alive,
-    check_conflict, context_of, has_own_operators, is_active_anywhere, is_array, is_complex, is_float32,
+    SINGLE, WEAK, Context, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Scalar, TrackedArray, all_plain, as_number,
+    check_alive, check_conflict, context_of, has_own_operators, is_active_anywhere, is_array, is_complex, is_float32,
     is_float64, is_real_float, is_scalar, is_tracked, object_operand, own_copy, plain_copy, plain_value,
     refuse_own_operators, run_plain, run_primal, settled, usable, wrap_inactive, wrap_new, wrap_over, wrap_view,
 )
@@ -488,7 +488,7 @@ cdef class DuckValue(TrackedArray):
         self.arr.setflags(write, align, uic)
 
     def to_device(self, device, /, *, stream=None):
-        f64(0.0).to_device(device, stream=stream)
+        plain_value(self).to_device(device, stream=stream)
         return self[...]
 
     # -- copies and fills --------------------------------------------------------------------------------------------
@@ -725,6 +725,10 @@ def _wrapped(array, context=None, return_scalar=False):
     return array[()] if return_scalar and array.ndim == 0 else array
 
 
+def _set_first(dtype, value):
+    np.empty(1, dtype).flat[0] = value
+
+
 class Flat:
     """x.flat: the elements in C order; indexing reads copies and writes through. Like NumPy's it is its own iterator."""
 
@@ -800,7 +804,9 @@ class Flat:
                 # NumPy repeats what is too short and leaves out what is too much.
                 value = np.reshape(np.resize(value, where[0].size), where[0].shape)
         elif np.ndim(value):
-            raise ValueError("Error setting single item of array.")
+            # An array of one entry was one number to NumPy before version 2.4.
+            run_plain(_set_first, (plain_value(self.array).dtype, all_plain(value)))
+            value = np.reshape(value, ())
         self.array[where] = value
 
     def copy(self):
@@ -1114,3 +1120,6 @@ _REFUSED = {
     "getfield": "would lose the derivative",
     "byteswap": "would lose the derivative",
 }
+if hasattr(np.ndarray, "tostring"):   # before NumPy 2.3
+    _HANDED_OUT |= {"tostring"}
+    _REFUSED["tostring"] = _REFUSED["tobytes"]

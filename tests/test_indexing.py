@@ -458,7 +458,7 @@ def test_values_that_do_not_fit(value):
                 autodiff(mode, assign, Duplicated(X.copy(), np.ones_like(X)))
 
 
-@pytest.mark.parametrize("value", [np.ones(4), np.ones(1), [1.0]], ids=str)
+@pytest.mark.parametrize("value", [np.ones(4), np.ones((1, 2)), [1.0]], ids=str)
 def test_a_place_of_the_flat_iterator_takes_one_number(value):
     def assign(x):
         x.flat[6] = value * x[0, 0] if isinstance(value, np.ndarray) else [x[0, 0]]
@@ -468,6 +468,21 @@ def test_a_place_of_the_flat_iterator_takes_one_number(value):
     for mode in (Forward, Reverse):
         with pytest.raises(ValueError, match="Error setting single item"):
             autodiff(mode, assign, Duplicated(X.copy(), np.ones_like(X)))
+
+
+@pytest.mark.filterwarnings("ignore:Conversion of an array")
+def test_a_place_of_the_flat_iterator_and_an_array_of_one_entry():
+    """Which NumPy takes for a number before version 2.4, with a warning, and then no longer."""
+    def f(x):
+        y = x * 1.0
+        try:
+            y.flat[6] = np.ones(1) * x[0, 0]
+        except ValueError as error:
+            assert "Error setting single item" in str(error)
+            y.flat[6] = -x[0, 0]
+        return y
+
+    check(f, [X])
 
 
 # ---- what it costs ---------------------------------------------------------------------------------------------------
