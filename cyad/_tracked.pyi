@@ -1,17 +1,17 @@
 """Types of what the carriers of both modes share.
 
 To a type checker a tracked array is an ndarray and a tracked scalar an np.float64, as they are to ``isinstance``, so
-that functions annotated for those take them. Declared here is what keeps the type. Elements, reductions and the results
-of most of NumPy's functions are Any.
+that functions annotated for those take them; and a float, which np.float64 is to a type checker from NumPy 2.2 on.
+Declared here is what keeps the type. Elements, reductions and the results of most of NumPy's functions are Any.
 """
-# mypy: disable-error-code="override,assignment"
+# mypy: disable-error-code="override,assignment,misc"
 from typing import Any, Self, overload, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
 
 @type_check_only
-class TrackedScalar(np.float64):
+class TrackedScalar(np.float64, float):
     @property
     def primal(self) -> float: ...
     @overload

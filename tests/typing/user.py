@@ -6,7 +6,6 @@ import numpy
 from numpy.typing import NDArray
 
 import cyad
-import cyad.numpy as np
 from cyad.api import WithPrimal
 from cyad.testing import check_forward, check_grads, check_reverse
 
@@ -236,31 +235,18 @@ if find_spec("autograd") is not None:
     from cyad.interop.autograd import from_autograd
     adapted += [from_autograd(total)]
 
-# ---- NumPy by another name
-
-
-def through_scratch(x: NDArray[np.float64]) -> float:
-    work = np.zeros_like(x)
-    work[:] = np.exp(x)
-    return float_of(np.linalg.norm(work).item())
-
-
-assert_type(np.zeros(2).dtype, numpy.dtype[numpy.float64])
-assert_type(cyad.gradient(cyad.Reverse, through_scratch, x), tuple[Array])
-same: np.typing.NDArray[np.float64] = x
-
 # ---- split mode
 
 
 def weighed(x: Array, a: float) -> float:
-    return a * float_of(np.sum(x).item())
+    return a * float_of(numpy.sum(x).item())
 
 
 forward, reverse = cyad.autodiff_thunk(cyad.ReverseSplitWithPrimal, weighed, cyad.Active)
-split_tape, split_primal, split_shadow = forward(cyad.Duplicated(x, np.zeros(2)), cyad.Active(2.0))
+split_tape, split_primal, split_shadow = forward(cyad.Duplicated(x, numpy.zeros(2)), cyad.Active(2.0))
 kept: cyad.SplitTape = split_tape
 assert_type(kept.nbytes, int)
-assert_type(reverse(cyad.Duplicated(x, np.zeros(2)), cyad.Active(2.0), 1.0, split_tape), tuple[tuple[Any, ...]])
+assert_type(reverse(cyad.Duplicated(x, numpy.zeros(2)), cyad.Active(2.0), 1.0, split_tape), tuple[tuple[Any, ...]])
 
 # ---- rules
 
@@ -331,7 +317,7 @@ kinds: list[type[cyad.ADError]] = [
 assert_type(cyad.__version__, str)
 modules = [cyad.rules, cyad.errors, cyad.operators, cyad.interop]
 cyad.testing.check_grads(scaled, x, 2.0, order=1, modes=["forward"])
-assert_type(cyad.numpy.zeros(2).dtype, numpy.dtype[numpy.float64])
+modules.append(cyad.numpy)
 assert cyad.split.SplitTape is cyad.SplitTape
 if find_spec("torch") is not None:
     adapted.append(cyad.interop.torch.to_torch)
