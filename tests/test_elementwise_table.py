@@ -75,7 +75,7 @@ def known(row):
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 def test_every_float_ufunc_of_numpy_has_a_row():
-    structural = {"matmul", "vecdot", "matvec", "vecmat"}
+    structural = {name for name in ("matmul", "vecdot", "matvec", "vecmat") if hasattr(np, name)}
     ufuncs = {u for u in vars(np).values() if isinstance(u, np.ufunc) and any("d" in t.split("->")[0] for t in u.types)}
     assert {u.__name__ for u in ufuncs if _kernels.find(u) is None} == structural
 

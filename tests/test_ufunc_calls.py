@@ -155,8 +155,10 @@ CALLS = {
     "@ of stacks": (lambda x, y: x @ y, rng.uniform(size=(2, 3, 4)), V),
     "@=": (lambda x, y: x.__imatmul__(y), A[:, :3].copy(), B[:, :3].copy()),
 }
-if not hasattr(np, "vecdot"):
-    CALLS = {name: call for name, call in CALLS.items() if "vecdot" not in name}
+try:
+    np.sin(0.5, out=...)
+except TypeError:   # before NumPy 2.3
+    CALLS = {name: call for name, call in CALLS.items() if "out=..." not in name}
 
 
 @pytest.mark.parametrize("name", CALLS)
