@@ -1117,6 +1117,8 @@ cdef class Tape(Recording):
     cdef int before_overwrite(self, TrackedArray target, object key) except -1:
         cdef Undo node
         cdef Buffer buf = target.place.buf
+        if not PyArray_CHKFLAGS(target.arr, NPY_ARRAY_WRITEABLE):
+            return 0   # nobody writes through it
         if not buf.written:
             self.first_write(buf)
         if buf.exposed and self.exposed is not None:

@@ -26,7 +26,7 @@ import numpy as np
 
 from cyad._random import HANDLERS
 from cyad._structures import flatten, is_structure
-from cyad.errors import ActivityError
+from cyad.errors import ActivityError, name_of
 
 cdef enum: MANY = 64   # arguments of a compiled function
 
@@ -65,19 +65,28 @@ cdef object shown(object value, list arrays):
 cdef object apart(object value, list arrays, object f):
     """A result, where it lies in the memory of an argument as a view of that; ActivityError where that is active."""
     cdef Py_ssize_t low, high, first, last
+    cdef TrackedArray whole = None
+    cdef bint astride = False
     if isinstance(value, ndarray):
         low, high = extent_of(value)
         for tracked, arr in arrays:
             first, last = extent_of(arr)
             if not (low < last and first < high):
                 continue
-            inside = first <= low and high <= last and (<ndarray>value).dtype == (<ndarray>arr).dtype
-            if not inside or is_active_anywhere(tracked) or (<TrackedArray>tracked).place.buf.conflict:
-                raise ActivityError(
-                    f"{f.__qualname__} is inactive, and returned an array that it was given, or a view of it, whose "
-                    "values have derivatives: the result would be a constant that changes with them. Return a copy, "
-                    "y.copy(), or call the function without cyad.inactive")
-            return aliased(tracked, value)
+            if is_active_anywhere(tracked) or (<TrackedArray>tracked).place.buf.conflict:
+                whole, astride = None, True
+                break
+            if first <= low and high <= last and (<ndarray>value).dtype == (<ndarray>arr).dtype:
+                whole = tracked
+            else:
+                astride = True
+        if whole is not None:
+            return aliased(whole, value)
+        if astride:
+            raise ActivityError(
+                f"{name_of(f)} is inactive, and returned an array that it was given, or a view of it, whose "
+                "values have derivatives: the result would be a constant that changes with them. Return a copy, "
+                "y.copy(), or call the function without cyad.inactive")
         return value
     if type(value) is tuple:
         return tuple([apart(v, arrays, f) for v in <tuple>value])

@@ -144,6 +144,43 @@ def test_active_arrays_are_refused_and_named(mode):
         cyad.gradient(mode, lambda x: (pickle.dumps(x), np.sum(x))[1], np.ones(3))
 
 
+def test_read_only_views_of_constants_in_nested_calls():
+    def with_library(x):
+        c = np.ones(3)
+        t = np.sum(c * x**2)
+        scipy.linalg.solve(2 * np.eye(3) + 0.1, c)
+        return t + np.sum(c * x**3)
+
+    def with_buffer(x):
+        c = np.ones(3)
+        t = np.sum(c * x**2)
+        v = c.view()
+        v.flags.writeable = False
+        memoryview(v)
+        c[1] = 2.0
+        return t + np.sum(c * x**3)
+
+    x, expected = np.array([0.5, 1.0, 2.0]), np.array([[5.0, 8.0, 14.0], [5.0, 14.0, 14.0]])
+    for f, want in zip((with_library, with_buffer), expected, strict=True):
+        for outer in (Forward, Reverse):
+            for inner in (Forward, Reverse):
+                got = cyad.gradient(outer, lambda y, f=f, n=inner: np.sum(cyad.gradient(n, f, y)[0]), x)[0]
+                assert_allclose(got, want)
+
+
+def test_results_in_the_memory_of_two_arguments():
+    def f(x):
+        b = np.ones(5)
+        y = x * b[:3]
+        scipy.linalg.blas.drot(b[:3], b[2:], 0.6, 0.8, overwrite_x=1, overwrite_y=1)
+        return np.sum(y * b[:3] * b[2:])
+
+    x, h = np.array([1.0, 2.0, 3.0]), 1e-6
+    expected = [(f(x + h * e) - f(x - h * e)) / (2 * h) for e in np.eye(3)]
+    for mode in (Forward, Reverse):
+        assert_allclose(cyad.gradient(mode, f, x)[0], expected, rtol=1e-8)
+
+
 DRAWS = """
 rng.normal(m, s)   rng.normal(m, s, 5)   rng.normal(v, s)   rng.normal(v, v, (4, 3))   rng.uniform(m, 3.0, 4)
 rng.uniform(-v, v)   rng.exponential(s, 3)   rng.exponential(v)   rng.permutation(v)   rng.permutation(np.outer(v, v))
