@@ -252,15 +252,14 @@ def test_shuffles_along_other_axes():
 
 
 def test_the_switch_turns_libraries_off_and_on():
-    """Functions of pybind11 and Cython, methods, subscripts: what is called inside while all is off is the original."""
-    calls = [scipy.fft._pocketfft.pypocketfft.good_size, scipy.linalg.cython_lapack._test_dlamch, np.ndarray.cumsum]
+    """Functions of Cython's, methods, subscripts: what is called inside while all is off is the original."""
+    rng = np.random.default_rng(0)
     before, plain = sorted(_redirect.installed()), np.linspace(0.0, 1.0, 5)
     assert len(before) > 500
     met = []
 
     def f(x):
-        calls[0](7), calls[1](b"e")
-        met.append([type(2 * plain), type(calls[2](plain)), type(plain[[0, 1]])])
+        met.append([type(2 * plain), type(rng.normal(size=3)), type(plain.cumsum()), type(plain[[0, 1]])])
         return x * 2.0
 
     saved = _redirect.restore_all()
@@ -271,4 +270,4 @@ def test_the_switch_turns_libraries_off_and_on():
         _redirect.reinstall(saved)
     assert sorted(_redirect.installed()) == before
     assert cyad.gradient(Reverse, f, 2.0) == (2.0,)
-    assert met[0] == [np.ndarray] * 3 and np.ndarray not in met[1]
+    assert met[0] == [np.ndarray] * 4 and np.ndarray not in met[1]

@@ -334,7 +334,7 @@ CAPTURED = {
     "fft2": lambda: np.abs(np.fft.fft2(P)).sum(), "qr": lambda: np.abs(np.linalg.qr(P)[1]).sum(),
     "qr complete": lambda: np.abs(np.linalg.qr(P, mode="complete").Q).sum(),
     "lstsq": lambda: np.linalg.lstsq(P, K[:2], rcond=None)[0].sum(), "svd": lambda: np.linalg.svd(P)[1].sum(),
-    "eig": lambda: np.linalg.eig(P)[0].sum(), "pinv": lambda: np.linalg.pinv(P).sum(),
+    "eig": lambda: np.real(np.linalg.eig(P)[0]).sum(), "pinv": lambda: np.linalg.pinv(P).sum(),
     "cond": lambda: np.linalg.cond(P), "matrix_rank": lambda: float(np.linalg.matrix_rank(P)),
     "multi_dot": lambda: np.linalg.multi_dot([P, P, P]).sum(), "unique": lambda: np.unique(P).sum(),
     "ndindex": lambda: sum(P[i] for i in np.ndindex(P.shape)),
