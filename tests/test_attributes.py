@@ -403,6 +403,7 @@ def test_numbers(name):
     check(lambda v: NUMBER[name](np.tanh(v[0]) + v[1]), [np.array([0.7, 0.4])])
 
 
+@pytest.mark.filterwarnings("ignore:Calling nonzero on 0d")
 @pytest.mark.parametrize("name", NUMBER_SAME)
 def test_what_numbers_say_of_themselves(name):
     for value in (0.7, -1.3, 2.0):
